@@ -1,0 +1,1 @@
+"""The representation: nodes, graphs, their text, their files and their meaning."""

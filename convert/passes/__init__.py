@@ -1,0 +1,1 @@
+"""One file per pass; each starts with the algebra it applies."""

@@ -1,0 +1,1 @@
+"""Foreign file formats, read into our graphs and written from them."""

@@ -1,0 +1,1 @@
+"""Counts, prices and their presentation: pure functions of a run, a graph and a profile."""
