@@ -1,0 +1,129 @@
+"""Integer nodes: what runs on the chip (stages ``quantised`` and ``scheduled``). Other types, not other dtypes.
+
+In ``quantised`` graphs time is logical: every layer sees step t together. In ``scheduled`` graphs it is wall-clock:
+a synapse costs ``1 + delay`` steps, samples follow each other every T steps, and a population whose first input
+arrives ``offset`` steps late is reset at wall steps w with ``w % reset_interval == reset_phase``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from avsnn.convert.ir.node import Array, Node
+from avsnn.convert.ir.nodes import Pair
+
+NO_CURRENT_MEMORY = 4095  # decay_u: u keeps nothing, (4096 - (4095 + 1)) / 4096 = 0
+MEMORYLESS = 4096  # decay_v: v keeps nothing
+ACTIVATION_SHIFT = 6  # one unit of synaptic input is 2^6 units of u, v; the threshold is scaled alike
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FixedInput(Node):
+    """Integers in [low, high]: ``x = round(value / step)``. Direct (held for T steps) or a sequence."""
+
+    coding: str
+    low: int
+    high: int
+    step: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeldCurrent(Node):
+    """First layer of a directly coded input, computed once per sample by the host, held for T steps.
+
+    ``a = ((weight * x + bias + half) >> shift) << lift`` with exact integer sums, ``half = 2^(shift-1)`` (0 if shift is 0).
+    weight: (out, in / groups, kh, kw) or (out, in); bias: broadcastable to shape. ``port="current"`` adds a to the
+    synaptic input of the population; ``port="bias"`` adds ``a << 6`` to its bias. Latency 0.
+    """
+
+    weight: Array
+    bias: Array
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    shift: int = 0
+    lift: int = 0
+    port: str = "current"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Synapse(Node):
+    """A connection with exactly one source: ``a[w] = weight (*) x[w - 1 - delay]`` (logical: ``a[t] = weight (*) x[t]``).
+
+    The weight that acts is ``weight_mant * 2^weight_exp``. ``sign_mode`` is "mixed" (even mantissas in
+    [-256, 254]), "excitatory" ([0, 255]) or "inhibitory" ([-255, 0]).
+    """
+
+    weight_mant: Array
+    weight_exp: int = 0
+    sign_mode: str = "mixed"
+    delay: int = 0
+
+    @property
+    def weight(self) -> Array:
+        """The integers that act, int64."""
+        return self.weight_mant.astype(np.int64) << self.weight_exp
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FixedConv2d(Synapse):
+    """Convolution (cross-correlation, zero padding); weight_mant: (out, in / groups, kernel_h, kernel_w)."""
+
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FixedLinear(Synapse):
+    """Dense connection over the flattened source; weight_mant: (out, in).
+
+    ``output_delay``: (out,) further steps per target neuron, or None; only imported networks use it.
+    """
+
+    output_delay: Array | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FixedLIF(Node):
+    """Integer leaky integrate and fire, the arithmetic of Loihi and of Lava's ``fixed_pt`` models.
+
+    Per step, with a = sum of synapses and currents, b = bias_mant * 2^bias_exp plus ``a << 6`` of bias ports,
+    tz(x) = sign(x) (|x| >> 12) (rounds toward zero)::
+
+        u = tz(u (4096 - (decay_u + 1))) + (a << 6)
+        v = clip(tz(v (4096 - decay_v)) + u + b, -(2^23 - 1), 2^23 - 1)
+        s = v > (threshold_mant << 6)
+        v = 0 where s
+
+    u = v = 0 before the first step of every window: logical step 0, or wall steps with
+    ``w % reset_interval == reset_phase`` (``reset_interval = 0``: never). Recorded states are u and v after reset.
+    |u| must stay below 2^23; a run that leaves the domain raises.
+    bias_mant: int64, broadcastable to shape. ``role``: "neuron" (the user's), "or" (a max pool), "relay" (a delay).
+    """
+
+    threshold_mant: int
+    decay_v: int
+    decay_u: int = NO_CURRENT_MEMORY
+    bias_mant: Array
+    bias_exp: int = 0
+    reset_interval: int = 0
+    reset_phase: int = 0
+    offset: int = 0
+    role: str = "neuron"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FixedReadout(Node):
+    """``raw = sum_t sum_i a_i[t] + bias``: summed by the host over the window, int64; ``y = raw * scale``.
+
+    bias: shape, int64, already counted for the whole window.
+    """
+
+    bias: Array
+    scale: float
+    offset: int = 0

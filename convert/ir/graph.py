@@ -1,0 +1,112 @@
+"""A graph is a tuple of nodes in topological order; passes build new ones and never change an old one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeVar
+
+from avsnn.convert.ir.node import Node
+from avsnn.errors import InputError
+
+STAGES = ("traced", "folded", "quantised", "scheduled")
+N = TypeVar("N", bound=Node)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Graph:
+    """Nodes in topological order, the names of those that are the answer, and the length of the window.
+
+    Attributes:
+        nodes: every node after the ones it reads.
+        outputs: names of the output nodes.
+        timesteps: T, the steps of one sample's window.
+        stage: one of ``STAGES``.
+
+    Raises:
+        InputError: a name is used twice, or a node reads something that is not before it.
+    """
+
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+    timesteps: int
+    stage: str
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for node in self.nodes:
+            if node.name in seen:
+                raise InputError("node name used twice", where=node.name)
+            for source in node.inputs:
+                if source not in seen:
+                    raise InputError("reads a node that does not come before it", where=node.name, found=source)
+            seen.add(node.name)
+        for name in self.outputs:
+            if name not in seen:
+                raise InputError("graph output is not a node", where=name)
+        if self.stage not in STAGES:
+            raise InputError("unknown stage", where="graph", found=self.stage, limit=", ".join(STAGES))
+
+    @cached_property
+    def by_name(self) -> dict[str, Node]:
+        """Name to node."""
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def readers(self) -> dict[str, tuple[Node, ...]]:
+        """Name to the nodes that read it."""
+        table: dict[str, list[Node]] = {node.name: [] for node in self.nodes}
+        for node in self.nodes:
+            for source in dict.fromkeys(node.inputs):
+                table[source].append(node)
+        return {name: tuple(nodes) for name, nodes in table.items()}
+
+    def __getitem__(self, name: str) -> Node:
+        try:
+            return self.by_name[name]
+        except KeyError:
+            raise KeyError(f"no node {name!r}; there are: {', '.join(self.by_name)}") from None
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def of(self, kind: type[N]) -> tuple[N, ...]:
+        """All nodes of one type, in order."""
+        return tuple(node for node in self.nodes if isinstance(node, kind))
+
+    def sources(self, node: Node) -> tuple[Node, ...]:
+        """The nodes that ``node`` reads."""
+        return tuple(self.by_name[name] for name in node.inputs)
+
+    def with_nodes(self, nodes: Iterable[Node], *, stage: str | None = None) -> Graph:
+        """The same graph with other nodes in topological order; what no output reads is dropped, inputs stay."""
+        table = {node.name: node for node in nodes}
+        order: dict[str, Node] = {}
+
+        def visit(name: str) -> None:
+            if name not in order:
+                for source in table[name].inputs:
+                    visit(source)
+                order[name] = table[name]
+
+        for name in [*(node.name for node in table.values() if not node.inputs), *self.outputs]:
+            visit(name)
+        return replace(self, nodes=tuple(order.values()), stage=stage or self.stage)
+
+
+def rewrite(graph: Graph, rule: Callable[[Node, dict[str, Node]], Node | None]) -> Graph:
+    """Offer every node, in order, to ``rule(node, rewritten)`` where ``rewritten`` holds what came before.
+
+    None keeps the node. A node of another name absorbs it: that one is replaced, and whoever read the old node reads
+    it instead. Nodes that nobody reads any more disappear.
+    """
+    nodes: dict[str, Node] = {}
+    moved: dict[str, str] = {}
+    for old in graph.nodes:
+        node = replace(old, inputs=tuple(moved.get(name, name) for name in old.inputs))
+        new = rule(node, nodes) or node
+        moved[old.name] = new.name
+        nodes[new.name] = new
+    outputs = tuple(moved[name] for name in graph.outputs)
+    return replace(graph, nodes=tuple(nodes.values()), outputs=outputs).with_nodes(nodes.values())
