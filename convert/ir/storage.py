@@ -91,7 +91,7 @@ def unpack(meta: dict[str, Any], arrays: dict[str, Array], *, where: str = "grap
 
 def _node(row: dict[str, Any], arrays: dict[str, Array]) -> Node:
     kind = KINDS[row.pop("kind")]
-    values = {}
+    values: dict[str, Any] = {}
     for name, value in row.items():
         if isinstance(value, dict):
             values[name] = arrays[value["array"]]

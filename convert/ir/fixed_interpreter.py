@@ -1,0 +1,231 @@
+"""The meaning of integer graphs, in int64, slow and obvious. Everything that runs integers must agree with this file.
+
+`logical` runs ``quantised`` graphs: all layers see step t together. `wall_clock` runs ``scheduled`` graphs one
+wall step at a time, samples back to back in a single stream, with a buffer in every synapse and resets by phase,
+and cuts the result into logical time at the end: sample k, step t of a population is wall step ``k T + t + offset``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from avsnn.convert.ir import fixed_nodes as ir
+from avsnn.convert.ir.activity import Activity
+from avsnn.convert.ir.graph import Graph
+from avsnn.convert.ir.kernels import conv2d, per_channel
+from avsnn.convert.ir.node import Array, Node
+from avsnn.errors import DomainError, InputError
+
+STATE_LIMIT = 2**23  # |u| below this; v saturates at one less
+
+
+def to_integers(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """User values to the integers of the graph's inputs: ``round(value / step)``.
+
+    Raises:
+        InputError: an input is missing, misshapen or outside its declared range.
+    """
+    integers = {}
+    for node in graph.of(ir.FixedInput):
+        if node.name not in inputs:
+            raise InputError("input missing", where=node.name, found=", ".join(inputs) or "none")
+        raw = np.asarray(inputs[node.name], dtype=np.float64)
+        lead = 1 if node.coding == "direct" else 2
+        if raw.ndim != lead + len(node.shape) or raw.shape[lead:] != node.shape:
+            raise InputError("wrong input shape", where=node.name, found=raw.shape, limit=("batch", *node.shape))
+        if not np.isfinite(raw).all():
+            raise InputError("input holds NaN or infinity", where=node.name)
+        x = np.rint(raw / node.step).astype(np.int64)
+        if x.size and (x.min() < node.low or x.max() > node.high):
+            raise InputError(
+                "input outside its declared range",
+                where=node.name,
+                found=f"{raw.min():g} to {raw.max():g}",
+                limit=f"{node.low * node.step:g} to {node.high * node.step:g}",
+                remedy="scale the data as in training, or declare another range when saving the checkpoint",
+            )
+        integers[node.name] = x
+    return integers
+
+
+def held(node: ir.HeldCurrent, x: Array) -> Array:
+    """The current that a sample holds for its window; x: (B, *shape) integers."""
+    total = connect(node, x) + per_channel(node.bias, len(node.shape))
+    half = (1 << node.shift) >> 1
+    return ((total + half) >> node.shift) << node.lift
+
+
+def connect(node: ir.HeldCurrent | ir.Synapse, x: Array) -> Array:
+    """Weighted sums of x (B, *source): (B, *shape)."""
+    weight = node.weight.astype(np.int64)
+    x = x.astype(np.int64)
+    if isinstance(node, ir.FixedConv2d | ir.HeldCurrent) and weight.ndim == 4:
+        return conv2d(x, weight, node.stride, node.padding, node.dilation, node.groups)
+    return x.reshape(len(x), -1) @ weight.T
+
+
+def lif_step(node: ir.FixedLIF, u: Array, v: Array, a: Array, b: Array, step: int) -> tuple[Array, Array, Array]:
+    """One step of the equation in `FixedLIF`: (u, v, spikes)."""
+    u = toward_zero(u * (4096 - (node.decay_u + 1))) + (a << ir.ACTIVATION_SHIFT)
+    if np.abs(u).max(initial=0) >= STATE_LIMIT:
+        where = np.unravel_index(int(np.abs(u).argmax()), u.shape)
+        raise DomainError(
+            f"u leaves the 24-bit state at step {step}, sample {where[0]}, neuron {where[1:]}",
+            where=node.name,
+            found=int(u[where]),
+            limit=STATE_LIMIT - 1,
+            remedy="fewer weight bits, or another scale for this layer",
+        )
+    v = np.clip(toward_zero(v * (4096 - node.decay_v)) + u + b, -(STATE_LIMIT - 1), STATE_LIMIT - 1)
+    spikes = v > (node.threshold_mant << ir.ACTIVATION_SHIFT)
+    return u, np.where(spikes, 0, v), spikes
+
+
+def toward_zero(x: Array) -> Array:
+    """``sign(x) (|x| >> 12)``."""
+    return np.sign(x) * (np.abs(x) >> 12)
+
+
+def bias_of(node: ir.FixedLIF) -> Array:
+    """The constant bias in units of v, broadcastable to the population's shape."""
+    return per_channel(node.bias_mant.astype(np.int64), len(node.shape)) << node.bias_exp
+
+
+def inputs_of(graph: Graph, node: Node, now: Mapping[str, Array], batch: int) -> tuple[Array, Array]:
+    """(synaptic input a, bias from bias ports) of one population, (batch, *shape)."""
+    a = np.zeros((batch, *node.shape), dtype=np.int64)
+    b = np.zeros((batch, *node.shape), dtype=np.int64)
+    for source in graph.sources(node):
+        if isinstance(source, ir.HeldCurrent) and source.port == "bias":
+            b += now[source.name] << ir.ACTIVATION_SHIFT
+        else:
+            a += now[source.name].reshape(a.shape)
+    return a, b
+
+
+def logical(graph: Graph, integers: Mapping[str, Array]) -> Activity:
+    """Run a ``quantised`` graph on inputs from `to_integers`."""
+    batch, T = _batch(graph, integers), graph.timesteps
+    values: dict[str, Array] = {}
+    outputs: dict[str, Array] = {}
+    spikes: dict[str, Array] = {}
+    states: dict[str, dict[str, Array]] = {}
+    for node in graph.nodes:
+        match node:
+            case ir.FixedInput():
+                x = integers[node.name]
+                values[node.name] = np.broadcast_to(x, (T, *x.shape)) if node.coding == "direct" else x
+            case ir.HeldCurrent():
+                current = held(node, integers[node.inputs[0]])
+                values[node.name] = np.broadcast_to(current, (T, *current.shape))
+            case ir.Synapse():
+                x = values[node.inputs[0]]
+                values[node.name] = connect(node, x.reshape(-1, *x.shape[2:])).reshape(T, batch, *node.shape)
+            case ir.FixedLIF():
+                u = v = np.zeros((batch, *node.shape), dtype=np.int64)
+                record: list[tuple[Array, Array, Array]] = []
+                for t in range(T):
+                    a, b = inputs_of(graph, node, {n: values[n][t] for n in node.inputs}, batch)
+                    u, v, s = lif_step(node, u, v, a, b + bias_of(node), t)
+                    record.append((u, v, s))
+                us, vs, ss = (np.stack(part) for part in zip(*record, strict=True))
+                values[node.name] = spikes[node.name] = ss
+                states[node.name] = {"u": us, "v": vs}
+            case ir.FixedReadout():
+                total = sum((values[n].sum(axis=0) for n in node.inputs), start=np.int64(0))
+                outputs[node.name] = total + node.bias
+            case _:
+                raise InputError("no integer meaning", where=node.name, found=node.kind)
+    return Activity(outputs=outputs, spikes=spikes, states=states)
+
+
+def wall_clock(graph: Graph, integers: Mapping[str, Array]) -> Activity:
+    """Run a ``scheduled`` graph, one wall step after the other, samples back to back."""
+    batch, T = _batch(graph, integers), graph.timesteps
+    steps = batch * T + max((n.offset for n in graph if isinstance(n, ir.FixedLIF | ir.FixedReadout)), default=0)
+    streams = {n.name: _stream(n, integers, T, steps) for n in graph.of(ir.FixedInput)}
+    currents = {n.name: _held_stream(n, integers, T, steps) for n in graph.of(ir.HeldCurrent)}
+    sent: dict[str, list[Array]] = {n.name: [] for n in graph}  # what each node emitted at every past step
+    u = {n.name: np.zeros((1, *n.shape), dtype=np.int64) for n in graph.of(ir.FixedLIF)}
+    v = dict(u)
+    record: dict[str, list[tuple[Array, Array, Array]]] = {name: [] for name in u}
+    for w in range(steps):
+        for node in graph.nodes:
+            match node:
+                case ir.FixedInput():
+                    now = streams[node.name][w : w + 1]
+                case ir.HeldCurrent():
+                    now = currents[node.name][w : w + 1]
+                case ir.Synapse():
+                    now = _delayed(node, sent[node.inputs[0]], w)
+                case ir.FixedLIF():
+                    if node.reset_interval and w % node.reset_interval == node.reset_phase:
+                        u[node.name] = v[node.name] = np.zeros((1, *node.shape), dtype=np.int64)
+                    a, b = inputs_of(graph, node, {n: sent[n][w] for n in node.inputs}, 1)
+                    u[node.name], v[node.name], now = lif_step(
+                        node, u[node.name], v[node.name], a, b + bias_of(node), w
+                    )
+                    record[node.name].append((u[node.name], v[node.name], now))
+                case _:
+                    now = sum((sent[n][w] for n in node.inputs), start=np.zeros((1, *node.shape), dtype=np.int64))
+            sent[node.name].append(now)
+    return _cut(graph, record, sent, batch)
+
+
+def _delayed(node: ir.Synapse, past: list[Array], w: int) -> Array:
+    """What arrives now: the source's message of ``1 + delay`` steps ago (nothing before the first)."""
+    delays = np.zeros(1, dtype=np.int64)
+    if isinstance(node, ir.FixedLinear) and node.output_delay is not None:
+        delays = node.output_delay
+    arrived = np.zeros((1, *node.shape), dtype=np.int64)
+    for delay in np.unique(delays):
+        when = w - 1 - node.delay - int(delay)
+        if when >= 0:
+            mask = per_channel(np.broadcast_to(delays == delay, node.shape[:1]), len(node.shape))
+            arrived = arrived + connect(node, past[when]).reshape(1, *node.shape) * mask
+    return arrived
+
+
+def _cut(
+    graph: Graph,
+    record: Mapping[str, list[tuple[Array, Array, Array]]],
+    sent: Mapping[str, list[Array]],
+    batch: int,
+) -> Activity:
+    """Wall-clock records to logical time."""
+    T = graph.timesteps
+
+    def window(items: list[Array], offset: int) -> Array:
+        cut = np.concatenate(items[offset : offset + batch * T])
+        return cut.reshape(batch, T, *cut.shape[1:]).swapaxes(0, 1)
+
+    spikes, states, outputs = {}, {}, {}
+    for node in graph:
+        if isinstance(node, ir.FixedLIF):
+            us, vs, ss = (list(part) for part in zip(*record[node.name], strict=True))
+            spikes[node.name] = window(ss, node.offset)
+            states[node.name] = {"u": window(us, node.offset), "v": window(vs, node.offset)}
+        elif isinstance(node, ir.FixedReadout):
+            outputs[node.name] = window(sent[node.name], node.offset).sum(axis=0) + node.bias
+    return Activity(outputs=outputs, spikes=spikes, states=states)
+
+
+def _stream(node: ir.FixedInput, integers: Mapping[str, Array], T: int, steps: int) -> Array:
+    """An input over wall time, (steps, *shape): samples back to back, then zeros."""
+    x = integers[node.name]
+    sequence = np.repeat(x, T, axis=0) if node.coding == "direct" else x.swapaxes(0, 1).reshape(-1, *node.shape)
+    return np.concatenate([sequence, np.zeros((steps - len(sequence), *node.shape), dtype=np.int64)])
+
+
+def _held_stream(node: ir.HeldCurrent, integers: Mapping[str, Array], T: int, steps: int) -> Array:
+    current = np.repeat(held(node, integers[node.inputs[0]]), T, axis=0)
+    return np.concatenate([current, np.zeros((steps - len(current), *node.shape), dtype=np.int64)])
+
+
+def _batch(graph: Graph, integers: Mapping[str, Array]) -> int:
+    sizes = {n.name: integers[n.name].shape[0 if n.coding == "direct" else 1] for n in graph.of(ir.FixedInput)}
+    if len(set(sizes.values())) != 1:
+        raise InputError("inputs disagree on the number of samples", where=", ".join(sizes), found=sizes)
+    return next(iter(sizes.values()))

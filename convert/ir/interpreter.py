@@ -1,0 +1,145 @@
+"""The meaning of float graphs: one rule per node, float64, logical time. Slow and obvious on purpose.
+
+With ``force`` the spikes of another stage are sent downstream and used for the reset, while each population still
+decides by itself: every disagreement is then local, and one tie cannot make later layers differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from avsnn.convert.ir import nodes as ir
+from avsnn.convert.ir.activity import Activity
+from avsnn.convert.ir.graph import Graph
+from avsnn.convert.ir.kernels import conv2d, max_pool2d, per_channel
+from avsnn.convert.ir.node import Array, Node
+from avsnn.errors import InputError
+
+TIE = 1e-9  # relative distance to the threshold below which float64 rounding may decide
+
+
+def interpret(graph: Graph, inputs: Mapping[str, Array], *, force: Mapping[str, Array] | None = None) -> Activity:
+    """Run a ``traced`` or ``folded`` graph.
+
+    Args:
+        graph: the float graph.
+        inputs: name to array, (B, *shape) where direct, (T, B, *shape) where a sequence.
+        force: population name to spikes (T, B, *shape) that replace its own downstream and in its reset.
+
+    Raises:
+        InputError: an input is missing, has another shape, or lies outside its declared range.
+    """
+    values: dict[str, Array] = {}
+    spikes: dict[str, Array] = {}
+    states: dict[str, dict[str, Array]] = {}
+    ties: dict[str, Array] = {}
+    for node in graph.nodes:
+        arguments = [values[name] for name in node.inputs]
+        if isinstance(node, ir.Input):
+            values[node.name] = check_input(node, inputs)
+        elif isinstance(node, ir.LIF):
+            forced = force.get(node.name) if force else None
+            s, v, tie = fire(node, arguments[0], graph.timesteps, forced)
+            spikes[node.name], states[node.name], ties[node.name] = s, {"v": v}, tie
+            values[node.name] = (s if forced is None else forced).astype(np.float64)
+        else:
+            values[node.name] = apply(node, arguments)
+    outputs = {name: values[name][-1] for name in graph.outputs}
+    return Activity(outputs=outputs, spikes=spikes, states=states, ties=ties)
+
+
+def check_input(node: ir.Input, inputs: Mapping[str, Array]) -> Array:
+    """The input as (1 or T, B, *shape) float64."""
+    if node.name not in inputs:
+        raise InputError("input missing", where=node.name, found=", ".join(inputs) or "none")
+    x = np.asarray(inputs[node.name], dtype=np.float64)
+    lead = 1 if node.coding == "direct" else 2
+    if x.ndim != lead + len(node.shape) or x.shape[lead:] != node.shape:
+        wanted = ("batch",) if lead == 1 else ("time", "batch")
+        raise InputError("wrong input shape", where=node.name, found=x.shape, limit=(*wanted, *node.shape))
+    if not np.isfinite(x).all():
+        raise InputError("input holds NaN or infinity", where=node.name)
+    slack = 1e-6 * (node.high - node.low)  # float32 rounding of a value on the edge
+    if x.size and (x.min() < node.low - slack or x.max() > node.high + slack):
+        raise InputError(
+            "input outside its declared range",
+            where=node.name,
+            found=f"{x.min():g} to {x.max():g}",
+            limit=f"{node.low:g} to {node.high:g}",
+            remedy="scale the data as in training, or declare another range when saving the checkpoint",
+        )
+    return x[None] if lead == 1 else x
+
+
+def fire(node: ir.LIF, current: Array, timesteps: int, forced: Array | None) -> tuple[Array, Array, Array]:
+    """Walk one population through its window: (spikes, state after reset, ties), each (T, B, *shape)."""
+    full = np.broadcast_to(current, (timesteps, *current.shape[1:]))
+    spikes = np.empty(full.shape, dtype=bool)
+    states = np.empty(full.shape)
+    ties = np.empty(full.shape, dtype=bool)
+    v = np.zeros(full.shape[1:])
+    for t in range(timesteps):
+        u = node.decay * v + node.gain * full[t]
+        spikes[t] = u > node.threshold if node.strict else u >= node.threshold
+        ties[t] = np.abs(u - node.threshold) <= TIE * abs(node.threshold)
+        reset = spikes[t] if forced is None else forced[t]
+        v = np.where(reset, 0.0, u) if node.reset == "hard" else u - node.threshold * reset
+        states[t] = v
+    return spikes, states, ties
+
+
+def apply(node: Node, arguments: list[Array]) -> Array:
+    """One stateless node on (T, B, *shape) arrays."""
+    x = arguments[0]
+    match node:
+        case ir.Normalise():
+            return (x - per_channel(node.mean, x.ndim - 2)) / per_channel(node.std, x.ndim - 2)
+        case ir.Conv2d():
+            y = conv2d(
+                merge(x),
+                node.weight.astype(np.float64),
+                node.stride,
+                node.padding,
+                node.dilation,
+                node.groups,
+            )
+            return split(y, x) + per_channel(node.bias, 3)
+        case ir.Linear():
+            return x.reshape(*x.shape[:2], -1) @ node.weight.astype(np.float64).T + node.bias
+        case ir.BatchNorm():
+            gain, shift = affine(node)
+            return x * per_channel(gain, x.ndim - 2) + per_channel(shift, x.ndim - 2)
+        case ir.MaxPool2d():
+            return split(max_pool2d(merge(x), node.kernel, node.stride, node.padding), x)
+        case ir.Add():
+            return sum(arguments[1:], start=x)
+        case ir.Concat():
+            return np.concatenate(np.broadcast_arrays(*arguments), axis=2)
+        case ir.Flatten():
+            return x.reshape(*x.shape[:2], -1)
+        case ir.MeanSpace():
+            return x.mean(axis=(3, 4))
+        case ir.MeanTime():
+            return x.mean(axis=0, keepdims=True)
+        case ir.Readout():
+            return sum(arguments[1:], start=x).mean(axis=0, keepdims=True) + node.bias
+        case _:
+            raise InputError("no float meaning", where=node.name, found=node.kind)
+
+
+def affine(node: ir.BatchNorm) -> tuple[Array, Array]:
+    """(a, c) with BN(x) = a x + c, float64: a = gamma / sqrt(var + eps), c = beta - a mean."""
+    gain = node.gamma.astype(np.float64) / np.sqrt(node.var.astype(np.float64) + node.eps)
+    return gain, node.beta - gain * node.mean
+
+
+def merge(x: Array) -> Array:
+    """(T, B, *shape) -> (T B, *shape)."""
+    return x.reshape(-1, *x.shape[2:])
+
+
+def split(y: Array, like: Array) -> Array:
+    """(T B, *shape) -> (T, B, *shape) with the T and B of ``like``."""
+    return y.reshape(*like.shape[:2], *y.shape[1:])
