@@ -18,8 +18,6 @@ from avsnn.convert.ir.kernels import conv2d, per_channel
 from avsnn.convert.ir.node import Array, Node
 from avsnn.errors import DomainError, InputError
 
-STATE_LIMIT = 2**23  # |u| below this; v saturates at one less
-
 
 def to_integers(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """User values to the integers of the graph's inputs: ``round(value / step)``.
@@ -69,16 +67,17 @@ def connect(node: ir.HeldCurrent | ir.Synapse, x: Array) -> Array:
 def lif_step(node: ir.FixedLIF, u: Array, v: Array, a: Array, b: Array, step: int) -> tuple[Array, Array, Array]:
     """One step of the equation in `FixedLIF`: (u, v, spikes)."""
     u = toward_zero(u * (4096 - (node.decay_u + 1))) + (a << ir.ACTIVATION_SHIFT)
-    if np.abs(u).max(initial=0) >= STATE_LIMIT:
+    limit = 2 ** (node.state_bits - 1)
+    if np.abs(u).max(initial=0) >= limit:
         where = np.unravel_index(int(np.abs(u).argmax()), u.shape)
         raise DomainError(
-            f"u leaves the 24-bit state at step {step}, sample {where[0]}, neuron {where[1:]}",
+            f"u leaves the {node.state_bits}-bit state at step {step}, sample {where[0]}, neuron {where[1:]}",
             where=node.name,
             found=int(u[where]),
-            limit=STATE_LIMIT - 1,
+            limit=limit - 1,
             remedy="fewer weight bits, or another scale for this layer",
         )
-    v = np.clip(toward_zero(v * (4096 - node.decay_v)) + u + b, -(STATE_LIMIT - 1), STATE_LIMIT - 1)
+    v = np.clip(toward_zero(v * (4096 - node.decay_v)) + u + b, -(limit - 1), limit - 1)
     spikes = v > (node.threshold_mant << ir.ACTIVATION_SHIFT)
     return u, np.where(spikes, 0, v), spikes
 

@@ -33,7 +33,7 @@ class FixedInput(Node):
 class HeldCurrent(Node):
     """First layer of a directly coded input, computed once per sample by the host, held for T steps.
 
-    ``a = ((weight * x + bias + half) >> shift) << lift`` with exact integer sums, ``half = 2^(shift-1)`` (0 if shift is 0).
+    ``a = ((weight * x + bias + half) >> shift) << lift`` in exact integers, ``half = 2^(shift-1)`` (0 if shift is 0).
     weight: (out, in / groups, kh, kw) or (out, in); bias: broadcastable to shape. ``port="current"`` adds a to the
     synaptic input of the population; ``port="bias"`` adds ``a << 6`` to its bias. Latency 0.
     """
@@ -51,7 +51,7 @@ class HeldCurrent(Node):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Synapse(Node):
-    """A connection with exactly one source: ``a[w] = weight (*) x[w - 1 - delay]`` (logical: ``a[t] = weight (*) x[t]``).
+    """A connection with one source: ``a[w] = weight (*) x[w - 1 - delay]`` (logical: ``a[t] = weight (*) x[t]``).
 
     The weight that acts is ``weight_mant * 2^weight_exp``. ``sign_mode`` is "mixed" (even mantissas in
     [-256, 254]), "excitatory" ([0, 255]) or "inhibitory" ([-255, 0]).
@@ -102,7 +102,7 @@ class FixedLIF(Node):
 
     u = v = 0 before the first step of every window: logical step 0, or wall steps with
     ``w % reset_interval == reset_phase`` (``reset_interval = 0``: never). Recorded states are u and v after reset.
-    |u| must stay below 2^23; a run that leaves the domain raises.
+    |u| must stay below 2^23; a run that leaves the domain raises. (2^23 is ``2^(state_bits - 1)``, 24 on chips.)
     bias_mant: int64, broadcastable to shape. ``role``: "neuron" (the user's), "or" (a max pool), "relay" (a delay).
     """
 
@@ -115,6 +115,7 @@ class FixedLIF(Node):
     reset_phase: int = 0
     offset: int = 0
     role: str = "neuron"
+    state_bits: int = 24
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,4 +1,4 @@
-"""The three linear operations, written to be obviously right: one term per kernel tap, any dtype, no rounding of ints."""
+"""Convolution and pooling, written to be obviously right: one term per kernel tap, any dtype, integers stay exact."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from avsnn.convert.ir.nodes import Pair
 
 def conv2d(x: Array, weight: Array, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> Array:
     """Cross-correlation of x (N, C, H, W) with weight (O, C / groups, kh, kw), zero padding: (N, O, H', W')."""
-    n, channels, height, width = x.shape
+    n, _, height, width = x.shape
     out, per_group, kh, kw = weight.shape
     padded = np.pad(x, ((0, 0), (0, 0), (padding[0], padding[0]), (padding[1], padding[1])))
     rows, columns = conv_size((height, width), (kh, kw), stride, padding, dilation)

@@ -1,0 +1,247 @@
+"""A PyTorch module to a float graph (stage ``traced``), and the module itself run as its witness.
+
+``torch.fx`` walks through ``forward``; every module with a rule is one node. Tensors are (B, *features) until
+`DirectCoding` gives them time, (T, B, *features) after it, which the tracer follows by running the module once.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from avsnn.convert.ir import nodes as ir
+from avsnn.convert.ir.activity import Activity
+from avsnn.convert.ir.graph import Graph
+from avsnn.convert.ir.node import Array, Node
+from avsnn.convert.trace_rules import CALL_RULES, MODULE_RULES, Rule, Site
+from avsnn.errors import InputError, TraceError
+from avsnn.train.layers import DirectCoding, TimeBatched
+from avsnn.train.neurons import LIF
+
+NEURONS = (LIF,)
+
+
+def trace(
+    module: nn.Module,
+    example_inputs: Mapping[str, Any],
+    *,
+    input_spec: Mapping[str, Mapping[str, Any]] | None = None,
+    timesteps: int | None = None,
+    rules: Mapping[type[nn.Module], Rule] = MODULE_RULES,
+) -> Graph:
+    """Return the float graph of ``module``.
+
+    Args:
+        module: built from layers that ``rules`` knows; traced in evaluation mode, left as it was.
+        example_inputs: name of each parameter of ``forward`` to an array; (B, *shape), or (T, B, *shape) where the
+            spec says ``"coding": "sequence"``. Two samples are enough; values do not matter, shapes do.
+        input_spec: name to {"coding", "low", "high", "step"}; see `avsnn.convert.ir.nodes.Input`.
+        timesteps: T; needed only if the module does not say (no `DirectCoding` inside and no sequence input).
+        rules: module type to rule.
+
+    Raises:
+        TraceError: something has no rule; the message lists all of it.
+        InputError: T is unknown or contradicts itself.
+    """
+    double = copy.deepcopy(module).double().eval()
+    tensors = {name: torch.as_tensor(np.asarray(x)).double() for name, x in example_inputs.items()}
+    program = fx.GraphModule(double, _Tracer(rules).trace(double))
+    spec = {name: dict((input_spec or {}).get(name, {})) for name in tensors}
+    T = _timesteps(double, tensors, spec, timesteps)
+    walker = _Walker(program, double, spec, T, rules)
+    placeholders = [node.target for node in program.graph.nodes if node.op == "placeholder"]
+    missing = [str(name) for name in placeholders if name not in tensors]
+    if missing or len(placeholders) != len(tensors):
+        raise InputError("example inputs must be named by forward's parameters", found=[*tensors], limit=placeholders)
+    with torch.no_grad():
+        walker.run(*(tensors[str(name)] for name in placeholders))
+    if walker.problems:
+        listed = "".join(f"\n  {problem}" for problem in walker.problems)
+        raise TraceError(f"{len(walker.problems)} operations have no rule:{listed}", where=type(module).__name__)
+    return Graph(nodes=tuple(walker.built), outputs=walker.outputs, timesteps=T, stage="traced")
+
+
+def witness(module: nn.Module, inputs: Mapping[str, Array], *, dtype: torch.dtype = torch.float64) -> Activity:
+    """Run the module itself and keep every spike: what the traced graph must equal.
+
+    Returns:
+        `Activity` with ``outputs`` {"output": (B, K)} and the spikes of each neuron module, no states.
+    """
+    double = copy.deepcopy(module).to(dtype).eval()
+    spikes: dict[str, Array] = {}
+    calls: dict[str, int] = {}
+
+    def keep(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+            calls[name] = calls.get(name, 0) + 1
+            spikes[name if calls[name] == 1 else f"{name}#{calls[name]}"] = output.numpy() > 0
+
+        return hook
+
+    for name, child in double.named_modules():
+        if isinstance(child, NEURONS):
+            child.register_forward_hook(keep(name))
+    with torch.no_grad():
+        output = double(**{name: torch.as_tensor(np.asarray(x)).to(dtype) for name, x in inputs.items()})
+    return Activity(outputs={"output": output.numpy()}, spikes=spikes, states={})
+
+
+class _Tracer(fx.Tracer):
+    """Stops at modules that have a rule."""
+
+    def __init__(self, rules: Mapping[type[nn.Module], Rule]) -> None:
+        super().__init__()
+        self.known = (*rules, TimeBatched)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a module becomes a node rather than being walked through."""
+        return isinstance(m, self.known) or super().is_leaf_module(m, module_qualified_name)
+
+
+class _Walker(fx.Interpreter):
+    """Runs the module once, building a node per operation from the shapes it sees."""
+
+    def __init__(
+        self,
+        program: fx.GraphModule,
+        module: nn.Module,
+        spec: Mapping[str, Mapping[str, Any]],
+        timesteps: int,
+        rules: Mapping[type[nn.Module], Rule],
+    ) -> None:
+        super().__init__(program)
+        self.owner, self.spec, self.timesteps, self.rules = module, spec, timesteps, rules
+        self.built: list[Node] = []
+        self.outputs: tuple[str, ...] = ()
+        self.problems: list[str] = []
+        self.names: dict[fx.Node, str] = {}
+        self.lead: dict[fx.Node, int] = {}
+        self.calls: dict[str, int] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one operation and add its node."""
+        result = super().run_node(n)
+        if n.op == "placeholder":
+            self._input(n, result)
+        elif n.op == "output":
+            source = n.args[0]
+            if not isinstance(source, fx.Node):
+                raise TraceError("forward must return one tensor", where=type(self.owner).__name__, found=source)
+            self.outputs = (self.names[source],)
+        else:
+            self._operation(n, result)
+        return result
+
+    def _input(self, n: fx.Node, result: torch.Tensor) -> None:
+        spec = self.spec[str(n.target)]
+        coding = str(spec.get("coding", "direct"))
+        self.lead[n] = 1 if coding == "direct" else 2
+        made = ir.Input(
+            name=str(n.target),
+            shape=tuple(result.shape[self.lead[n] :]),
+            origin="forward",
+            coding=coding,
+            low=float(spec.get("low", 0.0)),
+            high=float(spec.get("high", 1.0)),
+            step=float(spec.get("step", 1 / 255)),
+        )
+        self.built.append(made)
+        self.names[n] = str(n.target)
+
+    def _operation(self, n: fx.Node, result: Any) -> None:
+        sources = [source for source in n.all_input_nodes if source in self.names]
+        lead = max((self.lead[s] for s in sources), default=2)
+        child = self.owner.get_submodule(str(n.target)) if n.op == "call_module" else None
+        if isinstance(child, DirectCoding):
+            lead = 2
+        base = str(n.target) if child is not None else n.name
+        try:
+            if isinstance(child, TimeBatched):
+                name = self._time_batched(child, base, sources, result)
+            else:
+                rule = self._rule(n, child, base)
+                if rule in (CALL_RULES["mean"],) and self._axes(n, result) == {0} and lead == 2:
+                    lead = 1  # a mean over time leaves (B, features)
+                name = self._place(rule, child, self._site(n, base, sources, result, lead))
+        except TraceError as problem:
+            self.problems.append(str(problem))
+            name = self.names[sources[0]] if sources else "?"
+        self.names[n], self.lead[n] = name, lead
+
+    def _rule(self, n: fx.Node, child: nn.Module | None, base: str) -> Rule:
+        if child is not None:
+            return _module_rule(child, base, self.rules)
+        if n.target in CALL_RULES:
+            return CALL_RULES[n.target]
+        raise TraceError("no rule for this call", where=base, found=str(n.target))
+
+    @staticmethod
+    def _axes(n: fx.Node, result: torch.Tensor) -> set[int]:
+        dims = n.args[1] if len(n.args) > 1 else n.kwargs.get("dim")
+        dims = (dims,) if isinstance(dims, int) else dims
+        return {int(d) % (result.ndim + len(dims)) for d in dims} if isinstance(dims, tuple | list) else set()
+
+    def _site(self, n: fx.Node, base: str, sources: list[fx.Node], result: torch.Tensor, lead: int) -> Site:
+        constants = tuple(a for a in n.args if not isinstance(a, fx.Node) and not _holds_nodes(a))
+        return Site(
+            name=self._unique(base),
+            inputs=tuple(self.names[s] for s in sources),
+            shape=tuple(result.shape[lead:]),
+            origin=f"{base} ({type(self.owner.get_submodule(base)).__name__})" if n.op == "call_module" else base,
+            lead=lead,
+            arguments=constants,
+            keywords=dict(n.kwargs),
+        )
+
+    def _time_batched(self, wrapper: TimeBatched, base: str, sources: list[fx.Node], result: torch.Tensor) -> str:
+        """The wrapped module, or each one of a wrapped sequence, as if it stood where the wrapper stands."""
+        inner = wrapper.module
+        if isinstance(inner, nn.Sequential):
+            raise TraceError("TimeBatched holds a Sequential", where=base, remedy="wrap each layer by itself")
+        site = Site(
+            name=self._unique(base),
+            inputs=tuple(self.names[s] for s in sources),
+            shape=tuple(result.shape[2:]),
+            origin=f"{base} ({type(inner).__name__})",
+            keywords={},
+        )
+        return self._place(_module_rule(inner, base, self.rules), inner, site)
+
+    def _place(self, rule: Rule, child: nn.Module | None, site: Site) -> str:
+        made = rule(child, site)
+        if isinstance(made, str):
+            return made
+        self.built.append(made)
+        return made.name
+
+    def _unique(self, base: str) -> str:
+        self.calls[base] = self.calls.get(base, 0) + 1
+        return base if self.calls[base] == 1 else f"{base}#{self.calls[base]}"
+
+
+def _module_rule(child: nn.Module, base: str, rules: Mapping[type[nn.Module], Rule]) -> Rule:
+    for kind, rule in rules.items():
+        if isinstance(child, kind):
+            return rule
+    raise TraceError("no rule for this module", where=base, found=type(child).__name__)
+
+
+def _holds_nodes(value: Any) -> bool:
+    return isinstance(value, tuple | list) and any(isinstance(item, fx.Node) for item in value)
+
+
+def _timesteps(
+    module: nn.Module, tensors: Mapping[str, torch.Tensor], spec: Mapping[str, Mapping[str, Any]], given: int | None
+) -> int:
+    found = {f"{name} (DirectCoding)": m.timesteps for name, m in module.named_modules() if isinstance(m, DirectCoding)}
+    found |= {n: int(x.shape[0]) for n, x in tensors.items() if spec[n].get("coding") == "sequence"}
+    found |= {"timesteps": given} if given is not None else {}
+    if len(set(found.values())) != 1:
+        what = "nobody says how many steps there are" if not found else "several numbers of steps"
+        raise InputError(what, where=type(module).__name__, found=found or None, remedy="pass timesteps=T")
+    return next(iter(found.values()))
