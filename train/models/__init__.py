@@ -1,0 +1,1 @@
+"""The networks of the papers: a configuration to a `torch.nn.Module`."""

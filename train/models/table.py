@@ -1,0 +1,49 @@
+"""A model's name to what builds it. A new model is one file and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from avsnn.train.models import scmrl
+from avsnn.train.models.config import build_config, unknown_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The configuration class of a model, its named presets, and the function from one to a module."""
+
+    config: type[Any]
+    presets: Mapping[str, Mapping[str, object]]
+    build: Callable[[Any], nn.Module]
+
+
+MODELS = {
+    "scmrl": Model(config=scmrl.SCMRLConfig, presets=scmrl.PRESETS, build=scmrl.build_scmrl),
+}
+
+
+def find_model(name: str) -> Model:
+    """Return the model called ``name``.
+
+    Raises:
+        InputError: no such model; the message lists all.
+    """
+    if name not in MODELS:
+        raise unknown_name(name, MODELS, where="model")
+    return MODELS[name]
+
+
+def make_config(model: str, preset: str, values: Mapping[str, Any]) -> Any:
+    """Return the configuration of ``preset`` of ``model`` with ``values`` in place of its own.
+
+    Raises:
+        InputError: an unknown model, preset or name (with the nearest), or an impossible value.
+    """
+    found = find_model(model)
+    if preset not in found.presets:
+        raise unknown_name(preset, found.presets, where=f"preset of {model}")
+    return build_config(found.config, {**found.presets[preset], **values})
