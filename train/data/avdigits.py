@@ -1,0 +1,331 @@
+"""The embedded asset becomes `avdigits`: pairs of a handwritten and a spoken digit, any number, always the same.
+
+Images: 1,797 scans of UCI optdigits, a quarter of them for the test split, a tenth of the others for validation.
+Writers are not identified in the source, so the splits cannot be disjoint by writer. Speech: four CMU Flite voices,
+split by voice: `rms` is heard in the test split only; validation hears the three training voices.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib import resources
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avsnn.errors import InputError
+from avsnn.train.data import cache, features, images, speech
+
+ASSET_VERSION = "1"
+"""Raised whenever the asset or the recipe changes, so that old cache files are not read."""
+
+RATE = 16_000
+"""Samples per second of the speech."""
+
+CLASSES = 10
+"""Digits 0..9; the label is the digit."""
+
+SPLITS = {"train": 0, "val": 1, "test": 2}
+"""Split to its word in the seed, which is also its default seed."""
+
+EVAL_NAME, EVAL_COUNT, EVAL_SEED = "avdigits-eval-v1", 500, 3
+EVAL_SHA256 = "a96ae76ffed0cf60df5b272a2e2c89cd16d6c53b72840c4ad74f99c55e7dcbe8"
+"""`cache.digest` of the frozen evaluation set."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """How hard the pairs are. Ranges are drawn from evenly; standard deviations and heights are in units of white.
+
+    Args:
+        snr_db: speech to noise.
+        noise: standard deviation of image noise.
+        occlusion: probability that a part of the digit is hidden.
+        occlusion_px: side of what hides it, both ends included.
+        contrast: factor on the digit.
+        background: largest height of the smooth background.
+    """
+
+    snr_db: tuple[float, float]
+    noise: tuple[float, float]
+    occlusion: float
+    occlusion_px: tuple[int, int]
+    contrast: tuple[float, float]
+    background: float
+
+
+def _level(snr: Any, noise: Any, occlusion: float, px: Any, contrast: Any, background: float) -> Level:
+    return Level(
+        snr_db=snr, noise=noise, occlusion=occlusion, occlusion_px=px, contrast=contrast, background=background
+    )
+
+
+LEVELS = {
+    "easy": _level((15, 30), (0.0, 0.1), 0.0, (6, 9), (0.8, 1.0), 0.1),
+    "mid": _level((3, 20), (0.05, 0.3), 0.5, (6, 11), (0.5, 1.0), 0.25),
+    "harder": _level((-3, 15), (0.05, 0.4), 0.6, (7, 14), (0.35, 1.0), 0.3),
+    "hard": _level((-8, 8), (0.15, 0.55), 0.8, (8, 16), (0.3, 0.8), 0.4),
+}
+"""`mid` is the default: neither modality alone suffices, both together do well."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pairs:
+    """Image and sound of the same digit.
+
+    Args:
+        image: (n, 1, 28, 28) uint8, ink is bright.
+        audio: (n, 1, 32, 32) uint8 log-mel, (band, frame), band 0 lowest; see `features.quantise_log_mel`.
+        label: (n,) int64, the digit.
+    """
+
+    image: NDArray[np.uint8]
+    audio: NDArray[np.uint8]
+    label: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def __getitem__(self, index: slice | NDArray[np.integer] | Sequence[int]) -> Pairs:
+        """The pairs at `index`, in that order (a slice, or an array of places; a single number is not meant)."""
+        where = index if isinstance(index, slice) else np.asarray(index)
+        return Pairs(image=self.image[where], audio=self.audio[where], label=self.label[where])
+
+    def inputs(self) -> dict[str, NDArray[np.float32]]:
+        """What a model's forward takes: ``image / 255`` and ``audio / 255``, float32."""
+        return {"image": _unit(self.image), "audio": _unit(self.audio)}
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The integers by name, for a file or a digest."""
+        return {"image": self.image, "audio": self.audio, "label": self.label}
+
+
+def _unit(code: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """0..255 to 0..1, float32."""
+    return np.divide(code, 255, dtype=np.float32)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Source:
+    """What one split draws from: digits (n, 8, 8) and words, each with its labels."""
+
+    digits: NDArray[np.uint8]
+    digit_labels: NDArray[np.int64]
+    digit_index: NDArray[np.int64]
+    words: tuple[NDArray[np.float64], ...]
+    word_labels: NDArray[np.int64]
+    voices: tuple[str, ...]
+
+
+def make(
+    count: int,
+    *,
+    split: str = "train",
+    seed: int | None = None,
+    level: str = "mid",
+    progress: Progress | None = None,
+    use_cache: bool = True,
+) -> Pairs:
+    """Make `count` pairs; the same arguments give the same integers, on every machine and version.
+
+    Pair k depends on seed, split, level and k alone: fewer pairs are the beginning of more. Each ten consecutive
+    pairs hold every digit once, in random order.
+
+    Args:
+        count: how many.
+        split: `train`, `val` or `test`.
+        seed: 0 .. 2^32 - 1; by default 0, 1, 2 for the three splits.
+        level: one of `LEVELS`.
+        progress: called with (pairs made, count) now and then.
+        use_cache: read and write the cache folder, see `cache.folder`.
+
+    Raises:
+        InputError: count, split, seed or level is not one of the above.
+    """
+    seed = _checked(count, split, seed, level)
+    path = _cache_path(count, split, seed, level)
+    arrays = cache.recall(path) if use_cache else None
+    pairs = _from_cache(arrays, count) if arrays is not None else None
+    if pairs is None:
+        pairs = _generate(np.arange(count), split, seed, level, progress)
+        if use_cache:
+            cache.store(path, pairs.arrays())
+    if progress is not None:
+        progress(count, count)
+    return pairs
+
+
+def frozen() -> Pairs:
+    """Load `avdigits-eval-v1`, 500 test pairs of level `mid` that never change, and check their digest.
+
+    Raises:
+        InputError: the installed file is damaged.
+    """
+    arrays = _read_asset("avdigits_eval_v1.npz")
+    found = cache.digest(arrays)
+    if found != EVAL_SHA256:
+        raise InputError(
+            "digest differs", where=EVAL_NAME, found=found, limit=EVAL_SHA256, remedy="install avsnn again"
+        )
+    return Pairs(image=arrays["image"], audio=arrays["audio"], label=arrays["label"])
+
+
+def regenerate_frozen(places: Sequence[int] | range = range(EVAL_COUNT)) -> Pairs:
+    """Make the pairs of the frozen set anew from the asset: all, or those at `places`."""
+    return _generate(np.asarray(places, np.int64), "test", EVAL_SEED, "mid", None)
+
+
+def waveforms(
+    count: int, *, split: str = "train", seed: int | None = None, level: str = "mid"
+) -> tuple[NDArray[np.int16], NDArray[np.int64]]:
+    """The recordings behind `make`'s audio, for other features.
+
+    Returns:
+        Waves (count, 16000) int16 at `RATE`, full scale 32767, and labels (count,).
+
+    Raises:
+        InputError: as `make`.
+    """
+    seed = _checked(count, split, seed, level)
+    places = np.arange(count)
+    label = _labels(places, split, seed)
+    waves = [_wave(int(k), int(y), split, seed, LEVELS[level]) for k, y in zip(places, label, strict=True)]
+    return np.stack(waves), label
+
+
+def s_cmrl_audio(wave: NDArray[np.int16]) -> NDArray[np.float32]:
+    """S-CMRL's (257, 63) log-spectrogram of one recording of `waveforms`."""
+    at_rate = features.resample(wave / speech.FULL_SCALE, RATE, features.SPECTROGRAM_RATE)
+    return features.s_cmrl_spectrogram(at_rate)
+
+
+@lru_cache(maxsize=len(SPLITS))
+def source(split: str) -> Source:
+    """Digits and words that `split` draws from. No image is in two splits; test voices are in no other."""
+    asset = _read_asset("avdigits_flite_16k.npz")
+    part = "test" if split == "test" else "train"
+    index = np.flatnonzero(_split_of_images(asset) == SPLITS[split])
+    ends = np.cumsum(asset[f"{part}_len"].astype(np.int64))
+    words = np.split(speech.decode_mu_law(asset[f"{part}_pcm"]), ends[:-1])
+    return Source(
+        digits=asset["img"][index],
+        digit_labels=asset["img_y"][index].astype(np.int64),
+        digit_index=index,
+        words=tuple(words),
+        word_labels=asset[f"{part}_y"].astype(np.int64),
+        voices=tuple(str(name).removeprefix("f_") for name in asset[f"{part}_names"]),
+    )
+
+
+def _split_of_images(asset: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
+    """(1797,) number of each image's split: the asset marks test; of each digit's others, every tenth is val."""
+    split = np.where(asset["img_test"], SPLITS["test"], SPLITS["train"])
+    for digit in range(CLASSES):
+        others = np.flatnonzero((asset["img_y"] == digit) & ~asset["img_test"])
+        split[others[::10]] = SPLITS["val"]
+    return split
+
+
+@lru_cache(maxsize=4)
+def _asset_bytes(name: str) -> bytes:
+    return (resources.files("avsnn.train.data") / "assets" / name).read_bytes()
+
+
+def _read_asset(name: str) -> dict[str, NDArray[Any]]:
+    with np.load(BytesIO(_asset_bytes(name)), allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+def _checked(count: int, split: str, seed: int | None, level: str) -> int:
+    """The seed to use; raises InputError for anything that `make` does not know."""
+    where = "avdigits"
+    if split not in SPLITS:
+        raise InputError("unknown split", where=where, found=split, limit=", ".join(SPLITS))
+    if level not in LEVELS:
+        raise InputError("unknown level", where=where, found=level, limit=", ".join(LEVELS))
+    if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
+        raise InputError("count must be a whole number", where=where, found=repr(count), limit="1 or more")
+    if seed is None:
+        return SPLITS[split]
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        raise InputError("seed must be a whole number", where=where, found=repr(seed), limit="0 .. 2^32 - 1")
+    return int(seed)
+
+
+def _cache_path(count: int, split: str, seed: int, level: str) -> Path:
+    parameters = {"count": int(count), "split": split, "seed": seed, "level": level, **asdict(LEVELS[level])}
+    text = json.dumps(parameters, sort_keys=True).encode()
+    name = f"avdigits-{ASSET_VERSION}-{hashlib.sha1(text, usedforsecurity=False).hexdigest()}.npz"
+    return cache.folder() / name
+
+
+def _from_cache(arrays: dict[str, NDArray[Any]], count: int) -> Pairs | None:
+    """Pairs, unless the file holds something else under this name."""
+    shapes = {name: (a.shape, str(a.dtype)) for name, a in arrays.items()}
+    if shapes != {
+        "image": ((count, 1, images.SIDE, images.SIDE), "uint8"),
+        "audio": ((count, 1, features.MELS, 32), "uint8"),
+        "label": ((count,), "int64"),
+    }:
+        return None
+    return Pairs(image=arrays["image"], audio=arrays["audio"], label=arrays["label"])
+
+
+def _generate(places: NDArray[np.int64], split: str, seed: int, level: str, progress: Progress | None) -> Pairs:
+    count, how = len(places), LEVELS[level]
+    image = np.empty((count, 1, images.SIDE, images.SIDE), np.uint8)
+    audio = np.empty((count, 1, features.MELS, 32), np.uint8)
+    label = _labels(places, split, seed)
+    for k in range(count):
+        place, digit = int(places[k]), int(label[k])
+        image[k, 0] = np.rint(_image(place, digit, split, seed, how) * 255).astype(np.uint8)
+        wave = _wave(place, digit, split, seed, how) / speech.FULL_SCALE
+        audio[k, 0] = features.quantise_log_mel(features.log_mel(wave, RATE), RATE)
+        if progress is not None and k % 25 == 0:
+            progress(k, count)
+    return Pairs(image=image, audio=audio, label=label)
+
+
+_IMAGE, _SOUND, _LABEL = 0, 1, 2
+
+
+def _rng(seed: int, split: str, place: int, purpose: int) -> np.random.Generator:
+    """One stream per pair and purpose, so that any pair can be made alone."""
+    return np.random.default_rng([seed, SPLITS[split], place, purpose])
+
+
+def _labels(places: NDArray[np.int64], split: str, seed: int) -> NDArray[np.int64]:
+    """(n,) digits: each run of ten places is a permutation of 0..9."""
+    order = {b: _rng(seed, split, b, _LABEL).permutation(CLASSES) for b in sorted({int(p) // CLASSES for p in places})}
+    return np.array([order[int(p) // CLASSES][int(p) % CLASSES] for p in places], np.int64)
+
+
+def _image(place: int, digit: int, split: str, seed: int, how: Level) -> NDArray[np.float64]:
+    rng, stock = _rng(seed, split, place, _IMAGE), source(split)
+    threshold = images.INK_THRESHOLDS[int(rng.integers(len(images.INK_THRESHOLDS)))]
+    which = int(rng.choice(np.flatnonzero(stock.digit_labels == digit)))
+    clean = images.warp(images.enlarge(stock.digits[which], threshold), rng)
+    return images.degrade(
+        clean,
+        rng,
+        noise=how.noise,
+        occlusion=how.occlusion,
+        occlusion_px=how.occlusion_px,
+        contrast=how.contrast,
+        background=how.background,
+    )
+
+
+def _wave(place: int, digit: int, split: str, seed: int, how: Level) -> NDArray[np.int16]:
+    rng, stock = _rng(seed, split, place, _SOUND), source(split)
+    which = int(rng.choice(np.flatnonzero(stock.word_labels == digit)))
+    return speech.record(stock.words[which], rng, rate=RATE, snr_db=how.snr_db, others=stock.words)
