@@ -1,0 +1,421 @@
+"""Float weights to the integers of the target: the only lossy pass.
+
+All currents into one population share one scale S (integer units per 1.0), chosen so that the threshold is exact:
+``theta = S v_threshold / gain`` is an integer. Then ``weight = round(S w)`` and ``bias = round(S b)``. Weights become a
+mantissa and a shared exponent; mantissas are even where signs are mixed (the chip keeps 8 bits including the sign).
+How ties are kept is in `avsnn.convert.passes.integer_formats`; whichever rule allows the larger S is taken. Calibration
+data then chooses among a few scales near the largest one: the one whose spikes differ least, inputs being equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from avsnn.convert.ir import fixed_nodes as fixed
+from avsnn.convert.ir import nodes as ir
+from avsnn.convert.ir.fixed_interpreter import connect, held, lif_step
+from avsnn.convert.ir.graph import Graph
+from avsnn.convert.ir.interpreter import interpret
+from avsnn.convert.ir.kernels import per_channel
+from avsnn.convert.ir.node import Array, Node
+from avsnn.convert.passes.integer_formats import Target, bias_format, check_range, mantissas, reach, tie_rules
+from avsnn.errors import CapabilityError, QuantizeError
+
+CANDIDATES = (1.0, 0.97, 0.94, 0.9, 0.86, 0.8)  # fractions of the largest scale that calibration tries
+MIN_THRESHOLD = 64  # levels below the threshold that a scale should offer
+HOST_WEIGHT_BITS = 16  # the host multiplies the first layer in wide integers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How one population or read-out was quantised: ``integer = round(real * scale) * 2^lift``.
+
+    Attributes:
+        population: its name.
+        scale: S, integer units per 1.0 of the folded graph's current.
+        lift: k, the power of two that currents and threshold carry on top (tie rule ``shift``).
+        tie: "offset", "shift" or "none" (a neuron that fires on ``>``).
+        disagreement: share of calibration spikes of this population that differ from the folded graph's, inputs equal.
+    """
+
+    population: str
+    scale: float
+    lift: int
+    tie: str
+    disagreement: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """One weighted connection: a float layer and the population it reads."""
+
+    layer: ir.Conv2d | ir.Linear
+    source: str
+    name: str
+
+
+def quantise(graph: Graph, *, target: Target, calibration: Mapping[str, Array]) -> tuple[Graph, tuple[Scale, ...]]:
+    """Return the integer graph and how each population was scaled.
+
+    Args:
+        graph: stage ``folded``.
+        target: integer formats of the target.
+        calibration: inputs by name; only training data belongs here.
+
+    Raises:
+        CapabilityError: a reset, decay or wiring that has no integer form yet.
+        QuantizeError: a value that fits no format.
+    """
+    reference = interpret(graph, calibration)
+    builder = _Builder(graph, target, calibration, reference.spikes)
+    for node in graph.nodes:
+        builder.add(node)
+    done = Graph(
+        nodes=tuple(builder.nodes.values()), outputs=graph.outputs, timesteps=graph.timesteps, stage="quantised"
+    )
+    return done, tuple(builder.scales)
+
+
+def terms(graph: Graph, name: str) -> list[Term]:
+    """The weighted connections that make up the current ``name``: through sums to layers, through sums to spikes."""
+    node = graph[name]
+    if isinstance(node, ir.Add):
+        return [term for source in node.inputs for term in terms(graph, source)]
+    if not isinstance(node, ir.Conv2d | ir.Linear):
+        raise CapabilityError("a neuron must read weighted sums", where=node.origin or name, found=node.kind)
+    sources = spike_sources(graph, node.inputs[0])
+    names = [node.name] if len(sources) == 1 else [f"{node.name}@{source}" for source in sources]
+    return [Term(layer=node, source=source, name=made) for source, made in zip(sources, names, strict=True)]
+
+
+def spike_sources(graph: Graph, name: str) -> list[str]:
+    """The populations whose spikes add up to ``name``."""
+    node = graph[name]
+    match node:
+        case ir.Add():
+            found = [source for each in node.inputs for source in spike_sources(graph, each)]
+            if len(set(found)) < len(found):
+                raise CapabilityError("the same spikes are added twice", where=node.origin or name, found=found)
+            return found
+        case ir.Flatten():
+            return spike_sources(graph, node.inputs[0])
+        case ir.LIF() | ir.Input():
+            return [name]
+        case ir.MaxPool2d():
+            return [f"{name}.or"]
+        case _:
+            raise CapabilityError("a layer must read spikes or an input", where=node.origin or name, found=node.kind)
+
+
+class _Builder:
+    """Walks the folded graph once and collects integer nodes."""
+
+    def __init__(
+        self, graph: Graph, target: Target, calibration: Mapping[str, Array], spikes: Mapping[str, Array]
+    ) -> None:
+        self.graph, self.target, self.spikes = graph, target, spikes
+        self.calibration = calibration
+        self.nodes: dict[str, Node] = {}
+        self.scales: list[Scale] = []
+        self.calibrated: dict[str, Array] = {}  # what each integer source sends on calibration data, if all were exact
+
+    def add(self, node: Node) -> None:
+        match node:
+            case ir.Input():
+                self._input(node)
+            case ir.LIF():
+                self._population(node)
+            case ir.MaxPool2d():
+                self._pool(node)
+            case ir.Readout():
+                self._readout(node)
+            case ir.Conv2d() | ir.Linear() | ir.Add() | ir.Flatten():
+                pass  # parts of a current: seen from the population that reads them
+            case _:
+                raise CapabilityError("no integer form", where=node.origin or node.name, found=node.kind)
+
+    def _keep(self, node: Node) -> None:
+        if node.name in self.nodes:
+            raise CapabilityError("one layer feeds two populations", where=node.origin or node.name)
+        self.nodes[node.name] = node
+
+    def _input(self, node: ir.Input) -> None:
+        low, high = round(node.low / node.step), round(node.high / node.step)
+        self._keep(
+            fixed.FixedInput(
+                name=node.name,
+                shape=node.shape,
+                origin=node.origin,
+                coding=node.coding,
+                low=low,
+                high=high,
+                step=node.step,
+            )
+        )
+        x = np.rint(np.asarray(self.calibration[node.name]) / node.step).astype(np.int64)
+        self.calibrated[node.name] = x
+
+    def _pool(self, node: ir.MaxPool2d) -> None:
+        """OR of a window: all-ones synapse, no memory, fires on the first spike."""
+        source = spike_sources(self.graph, node.inputs[0])
+        if len(source) != 1 or isinstance(self.graph[node.inputs[0]], ir.Input):
+            raise CapabilityError("max pooling of sums or inputs", where=node.origin or node.name, found=source)
+        ones = np.ones((node.shape[0], 1, *node.kernel), dtype=np.int64)
+        window = fixed.FixedConv2d(
+            name=f"{node.name}.window",
+            inputs=(source[0],),
+            shape=node.shape,
+            origin=node.origin,
+            weight_mant=ones,
+            sign_mode="excitatory",
+            stride=node.stride,
+            padding=node.padding,
+            groups=node.shape[0],
+        )
+        self._keep(window)
+        population = fixed.FixedLIF(
+            name=f"{node.name}.or",
+            inputs=(window.name,),
+            shape=node.shape,
+            origin=node.origin,
+            threshold_mant=0,
+            decay_v=fixed.MEMORYLESS,
+            bias_mant=np.zeros(1, dtype=np.int64),
+            role="or",
+            state_bits=self.target.state_bits,
+        )
+        self._keep(population)
+        spikes = self.calibrated[source[0]]
+        flat = connect(window, spikes.reshape(-1, *spikes.shape[2:]))
+        self.calibrated[population.name] = (flat > 0).reshape(*spikes.shape[:2], *node.shape)
+
+    def _population(self, node: ir.LIF) -> None:
+        if node.reset != "hard":
+            raise CapabilityError(
+                "subtract reset has no stock process on the target yet",
+                where=node.origin or node.name,
+                found=node.reset,
+            )
+        found = terms(self.graph, node.inputs[0])
+        held = [self._direct(t.source) for t in found]
+        if any(held) and not all(held):
+            raise CapabilityError("spikes and a held input into one population", where=node.origin or node.name)
+        make = self._held if all(held) else self._driven
+        best = make(node, found)
+        for new in best.nodes:
+            self._keep(new)
+        self.scales.append(best.scale)
+        self.calibrated[node.name] = self.spikes[node.name]  # downstream is calibrated on exact inputs
+
+    def _direct(self, name: str) -> bool:
+        node = self.nodes[name]
+        return isinstance(node, fixed.FixedInput) and node.coding == "direct"
+
+    def _driven(self, node: ir.LIF, found: list[Term]) -> _Candidate:
+        """A population driven by spikes: the scale that disagrees least with the folded graph on calibration data."""
+        threshold, T = node.threshold / node.gain, self.graph.timesteps
+        largest = max(float(np.abs(t.layer.weight).max(initial=0.0)) for t in found)
+        bias = _bias(node, found)
+        options = []
+        for tie in tie_rules(node, T):
+            top = self._largest_threshold(threshold, largest, float(np.abs(bias).max()), T, tie, node)
+            if tie == "shift":
+                top = min(top, self._room(threshold, found, T, bias))
+            options.append((top, tie))
+        top, tie = max(options, key=lambda option: (option[0] * (1.0 if option[1] == "offset" else 0.9), option[1]))
+        if top < 1:
+            raise QuantizeError(
+                "weights and bias do not fit one scale",
+                where=node.origin or node.name,
+                found=f"weight {largest:g}, bias {np.abs(bias).max():g}, threshold {threshold:g}",
+                limit=f"{self.target.weight_bits}-bit weights, {self.target.bias_mant_bits}-bit bias",
+            )
+        tried = sorted({max(1, int(top * fraction)) for fraction in CANDIDATES}, reverse=True)
+        candidates = [self._integers(node, found, bias, threshold, theta, tie) for theta in tried]
+        return min(candidates, key=lambda c: (c.scale.disagreement, -c.scale.scale))
+
+    def _largest_threshold(self, threshold: float, weight: float, bias: float, T: int, tie: str, node: ir.LIF) -> int:
+        """Largest integer threshold whose scale keeps weights, bias and threshold inside their formats."""
+        lift = T - 1 if tie == "shift" else 0
+        limits = [self.target.threshold_room >> lift]
+        if bias > 0:
+            limits.append(int(self.target.bias_room(T, tie) / bias * threshold))
+        if weight > 0:
+            by_weight = self.target.weight_room / weight * threshold
+            while by_weight < MIN_THRESHOLD:  # an exponent keeps the threshold fine where weights are far above it
+                by_weight *= 2
+            limits.append(int(by_weight))
+        return min(limits)
+
+    def _room(self, threshold: float, found: list[Term], T: int, bias: Array) -> int:
+        """Largest threshold for which no input whatever can push a lifted current out of u."""
+        reach = sum(np.abs(t.layer.weight).reshape(len(t.layer.weight), -1).sum(axis=1).max() for t in found)
+        room = 1 << (self.target.state_bits - 1 - fixed.ACTIVATION_SHIFT - (T - 1))
+        return int(0.9 * room / max(float(reach), 1e-30) * threshold)
+
+    def _integers(
+        self, node: ir.LIF, found: list[Term], bias: Array, threshold: float, theta: int, tie: str
+    ) -> _Candidate:
+        T = self.graph.timesteps
+        S, lift = theta / threshold, T - 1 if tie == "shift" else 0
+        synapses = [self._synapse(t, S, lift) for t in found]
+        whole = np.rint(S * bias).astype(np.int64)
+        mant, exp = bias_format(whole, T, tie)
+        check_range(mant, self.target.bias_mant_bits, "bias mantissa", node)
+        population = fixed.FixedLIF(
+            name=node.name,
+            inputs=tuple(s.name for s in synapses),
+            shape=node.shape,
+            origin=node.origin,
+            threshold_mant=(theta << lift) - (1 if tie == "shift" else 0),
+            decay_v=round(4096 * (1 - node.decay)),
+            bias_mant=mant,
+            bias_exp=exp,
+            state_bits=self.target.state_bits,
+        )
+        spikes = self._spikes(population, synapses)
+        wrong = float((spikes != self.spikes[node.name]).mean())
+        scale = Scale(population=node.name, scale=S, lift=lift, tie=tie, disagreement=wrong)
+        return _Candidate(nodes=(*synapses, population), scale=scale)
+
+    def _synapse(self, term: Term, S: float, lift: int) -> fixed.Synapse:
+        mant, exp, mode = mantissas(term.layer.weight.astype(np.float64) * S, self.target)
+        if exp + lift > self.target.weight_exp_max:
+            raise QuantizeError(
+                "weight exponent", where=term.layer.origin, found=exp + lift, limit=self.target.weight_exp_max
+            )
+        common: dict[str, Any] = {
+            "name": term.name,
+            "inputs": (term.source,),
+            "shape": term.layer.shape,
+            "origin": term.layer.origin,
+            "weight_mant": mant,
+            "weight_exp": exp + lift,
+            "sign_mode": mode,
+        }
+        if isinstance(term.layer, ir.Linear):
+            return fixed.FixedLinear(**common)
+        layer = term.layer
+        return fixed.FixedConv2d(
+            **common, stride=layer.stride, padding=layer.padding, dilation=layer.dilation, groups=layer.groups
+        )
+
+    def _spikes(self, population: fixed.FixedLIF, synapses: Sequence[fixed.Synapse]) -> Array:
+        """What the integer population does when its sources send what the folded graph's send."""
+        T = self.graph.timesteps
+        total = None
+        for synapse in synapses:
+            x = self.calibrated[synapse.inputs[0]]
+            a = connect(synapse, x.reshape(-1, *x.shape[2:])).reshape(*x.shape[:2], *population.shape)
+            total = a if total is None else total + a
+        assert total is not None
+        return _walk(population, lambda t: total[t], T, total.shape[1:])
+
+    def _held(self, node: ir.LIF, found: list[Term]) -> _Candidate:
+        """The first layer of a held input: the host computes the current once, in wide integers.
+
+        The chip takes the current as a bias, mantissa ``4 a`` and exponent 7 at T = 4, which bounds |a|; the largest
+        scale that no input in range can push out is taken, so nothing ever saturates.
+        """
+        if len(found) != 1:
+            raise CapabilityError("two held inputs into one population", where=node.origin or node.name)
+        term, T = found[0], self.graph.timesteps
+        source = self.graph[term.source]
+        assert isinstance(source, ir.Input)
+        threshold, bias = node.threshold / node.gain, _bias(node, found)
+        weight = term.layer.weight.astype(np.float64) * source.step
+        tie = "none" if node.strict else "shift"
+        lift = 0 if node.strict else T - 1
+        peak = reach(term.layer, weight, bias, round(source.low / source.step), round(source.high / source.step))
+        theta = int(min(self.target.bias_room(T, "shift") / peak * threshold, self.target.threshold_room >> lift))
+        if theta < 1:
+            raise QuantizeError("currents do not fit the host's bias", where=node.origin or node.name, found=peak)
+        S = theta / threshold
+        top = float(np.abs(weight).max())
+        shift = max(0, int(np.floor(np.log2(((1 << (HOST_WEIGHT_BITS - 1)) - 1) / max(S * top, 1e-30)))))
+        layer = term.layer
+        conv = (
+            {}
+            if isinstance(layer, ir.Linear)
+            else {k: getattr(layer, k) for k in ("stride", "padding", "dilation", "groups")}
+        )
+        current = fixed.HeldCurrent(
+            name=layer.name,
+            inputs=(term.source,),
+            shape=layer.shape,
+            origin=layer.origin,
+            weight=np.rint(weight * S * 2.0**shift).astype(np.int64),
+            bias=np.rint(bias * S * 2.0**shift).astype(np.int64),
+            shift=shift,
+            lift=lift,
+            **conv,
+        )
+        population = fixed.FixedLIF(
+            name=node.name,
+            inputs=(current.name,),
+            shape=node.shape,
+            origin=node.origin,
+            threshold_mant=(theta << lift) - (0 if node.strict else 1),
+            decay_v=round(4096 * (1 - node.decay)),
+            bias_mant=np.zeros(1, dtype=np.int64),
+            state_bits=self.target.state_bits,
+        )
+        a = held(current, self.calibrated[term.source])
+        spikes = _walk(population, lambda t: a, T, a.shape)
+        wrong = float((spikes != self.spikes[node.name]).mean())
+        scale = Scale(population=node.name, scale=S, lift=lift, tie=tie, disagreement=wrong)
+        return _Candidate(nodes=(current, population), scale=scale)
+
+    def _readout(self, node: ir.Readout) -> None:
+        rows = [self.graph[name] for name in node.inputs]
+        found = [term for row in rows for term in terms(self.graph, row.name)]
+        largest = max(float(np.abs(t.layer.weight).max(initial=0.0)) for t in found)
+        if largest == 0:
+            raise QuantizeError("all read-out weights are zero", where=node.origin or node.name)
+        S = self.target.weight_room / largest
+        synapses = [self._synapse(t, S, 0) for t in found]
+        for synapse in synapses:
+            self._keep(synapse)
+        T = self.graph.timesteps
+        self._keep(
+            fixed.FixedReadout(
+                name=node.name,
+                inputs=tuple(s.name for s in synapses),
+                shape=node.shape,
+                origin=node.origin,
+                bias=np.rint(node.bias * S * T).astype(np.int64),
+                scale=1.0 / (S * T),
+            )
+        )
+        self.scales.append(Scale(population=node.name, scale=S, lift=0, tie="none"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Candidate:
+    nodes: tuple[Node, ...]
+    scale: Scale
+
+
+def _walk(population: fixed.FixedLIF, current: Callable[[int], Array], T: int, shape: tuple[int, ...]) -> Array:
+    """Spikes (T, B, *) of one integer population; a candidate that overflows simply disagrees everywhere."""
+    u = v = np.zeros(shape, dtype=np.int64)
+    b = per_channel(population.bias_mant, len(population.shape)) << population.bias_exp
+    wide = replace(population, state_bits=60)
+    spikes = []
+    for t in range(T):
+        u, v, s = lif_step(wide, u, v, current(t), b, t)
+        spikes.append(s if np.abs(u).max(initial=0) < 2 ** (population.state_bits - 1) else ~s)
+    return np.stack(spikes)
+
+
+def _bias(node: ir.LIF, found: Sequence[Term]) -> Array:
+    """Sum of the biases of the layers behind a population, (C,) or a map; each layer counts once."""
+    layers = {t.layer.name: t.layer for t in found}
+    maps = [layer.bias.astype(np.float64) for layer in layers.values()]
+    rank = max(m.ndim for m in maps)
+    total: Array = sum((per_channel(m, rank) for m in maps), start=np.zeros(1).reshape((1,) * rank))
+    return total

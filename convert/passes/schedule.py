@@ -1,0 +1,115 @@
+"""Logical time to wall-clock: offsets, delays that balance paths of unequal length, reset phases.
+
+A synapse costs one step, so a population receives step t of sample k at wall step ``k T + t + offset`` with::
+
+    offset(population) = max over its synapses of offset(source) + 1        (inputs and held currents: 0)
+    delay(synapse)     = offset(population) - offset(source) - 1            (0 on the longest path)
+    reset phase        = offset mod T, every T steps
+
+Delays are absorbed in the synapse as far as the target's synapses can delay; the rest passes through relay
+populations (identity synapse, memoryless neuron that fires on one spike), one step each, which count as neurons.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from avsnn.convert.ir import fixed_nodes as fixed
+from avsnn.convert.ir.graph import Graph
+from avsnn.convert.ir.node import Node
+
+
+@dataclass(frozen=True, kw_only=True)
+class Balance:
+    """One delay that the scheduler inserted: into a synapse, or as relay neurons in front of it."""
+
+    synapse: str
+    delay: int
+    relays: int
+
+
+def schedule(graph: Graph, *, delay_steps_max: int | None) -> tuple[Graph, tuple[Balance, ...]]:
+    """Return the scheduled graph and the delays inserted.
+
+    Args:
+        graph: stage ``quantised``.
+        delay_steps_max: steps a synapse of the target can wait beyond its own one; None is unlimited.
+    """
+    limit = np.iinfo(np.int32).max if delay_steps_max is None else delay_steps_max
+    offsets: dict[str, int] = {}  # when step 0 of sample 0 arrives, or is emitted
+    nodes: dict[str, Node] = {}
+    inserted: list[Balance] = []
+    for node in graph.nodes:
+        if isinstance(node, fixed.FixedLIF | fixed.FixedReadout):
+            offset = max((offsets[name] for name in node.inputs), default=0)
+            waits = {name: offset - offsets[name] for name in node.inputs}
+            for name, wait in waits.items():
+                synapse = nodes[name]
+                if wait and isinstance(synapse, fixed.Synapse):
+                    inserted.append(_delay(nodes, synapse, wait, limit))
+            offsets[node.name] = offset
+            nodes[node.name] = _place(node, offset, graph.timesteps)
+        else:
+            step = 1 if isinstance(node, fixed.Synapse) else 0
+            offsets[node.name] = max((offsets[name] for name in node.inputs), default=0) + step
+            nodes[node.name] = node
+    return graph.with_nodes(nodes.values(), stage="scheduled"), tuple(inserted)
+
+
+def depth(graph: Graph) -> int:
+    """Wall steps from the first input of a window to the first step of the last read-out."""
+    return max((n.offset for n in graph if isinstance(n, fixed.FixedLIF | fixed.FixedReadout)), default=0)
+
+
+def _place(node: fixed.FixedLIF | fixed.FixedReadout, offset: int, T: int) -> Node:
+    if isinstance(node, fixed.FixedReadout):
+        return replace(node, offset=offset)
+    return replace(node, offset=offset, reset_interval=T, reset_phase=offset % T)
+
+
+def _delay(nodes: dict[str, Node], synapse: fixed.Synapse, wait: int, limit: int) -> Balance:
+    """Make ``synapse`` arrive ``wait`` steps later, relays first where its own delay does not reach."""
+    source, relays = nodes[synapse.inputs[0]], 0
+    while wait > limit:
+        step = min(limit, wait - limit - 1)  # the wire to a relay can wait as well
+        relays += 1
+        source = _relay(nodes, source, f"{synapse.name}.relay{relays}", step)
+        wait -= step + 1
+    del nodes[synapse.name]  # moves behind its relays
+    nodes[synapse.name] = replace(synapse, inputs=(source.name,), delay=wait)
+    return Balance(synapse=synapse.name, delay=wait, relays=relays)
+
+
+def _relay(nodes: dict[str, Node], source: Node, name: str, delay: int) -> Node:
+    """An identity synapse and a memoryless population: what ``source`` sends, ``1 + delay`` steps later."""
+    channels = source.shape[0]
+    convolves = len(source.shape) == 3
+    common: dict[str, Any] = {
+        "name": f"{name}.wire",
+        "inputs": (source.name,),
+        "shape": source.shape,
+        "origin": source.origin,
+        "sign_mode": "excitatory",
+        "delay": delay,
+    }
+    wire: fixed.Synapse
+    if convolves:
+        wire = fixed.FixedConv2d(**common, weight_mant=np.ones((channels, 1, 1, 1), dtype=np.int64), groups=channels)
+    else:
+        wire = fixed.FixedLinear(**common, weight_mant=np.eye(channels, dtype=np.int64))
+    relay = fixed.FixedLIF(
+        name=name,
+        inputs=(wire.name,),
+        shape=source.shape,
+        origin=source.origin,
+        threshold_mant=0,
+        decay_v=fixed.MEMORYLESS,
+        bias_mant=np.zeros(1, dtype=np.int64),
+        role="relay",
+        state_bits=source.state_bits if isinstance(source, fixed.FixedLIF) else 24,
+    )
+    nodes[wire.name], nodes[relay.name] = wire, relay
+    return relay
