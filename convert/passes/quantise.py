@@ -20,7 +20,7 @@ from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.fixed_interpreter import connect, held, lif_step
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret
-from avsnn.convert.ir.kernels import per_channel
+from avsnn.convert.ir.kernels import conv2d, per_channel
 from avsnn.convert.ir.node import Array, Node
 from avsnn.convert.passes.integer_formats import Target, bias_format, check_range, mantissas, reach, tie_rules
 from avsnn.errors import CapabilityError, QuantizeError
@@ -220,22 +220,22 @@ class _Builder:
         threshold, T = node.threshold / node.gain, self.graph.timesteps
         largest = max(float(np.abs(t.layer.weight).max(initial=0.0)) for t in found)
         bias = _bias(node, found)
-        options = []
+        tops = {}
         for tie in tie_rules(node, T):
-            top = self._largest_threshold(threshold, largest, float(np.abs(bias).max()), T, tie, node)
+            tops[tie] = self._largest_threshold(threshold, largest, float(np.abs(bias).max()), T, tie, node)
             if tie == "shift":
-                top = min(top, self._room(threshold, found, T, bias))
-            options.append((top, tie))
-        top, tie = max(options, key=lambda option: (option[0] * (1.0 if option[1] == "offset" else 0.9), option[1]))
-        if top < 1:
+                tops[tie] = min(tops[tie], self._room(threshold, found, T))
+        if max(tops.values()) < 1:
             raise QuantizeError(
                 "weights and bias do not fit one scale",
                 where=node.origin or node.name,
                 found=f"weight {largest:g}, bias {np.abs(bias).max():g}, threshold {threshold:g}",
                 limit=f"{self.target.weight_bits}-bit weights, {self.target.bias_mant_bits}-bit bias",
             )
-        tried = sorted({max(1, int(top * fraction)) for fraction in CANDIDATES}, reverse=True)
-        candidates = [self._integers(node, found, bias, threshold, theta, tie) for theta in tried]
+        tried = {(tie, int(top * fraction)) for tie, top in tops.items() for fraction in CANDIDATES}
+        candidates = [
+            self._integers(node, found, bias, threshold, theta, tie) for tie, theta in sorted(tried) if theta >= 1
+        ]
         return min(candidates, key=lambda c: (c.scale.disagreement, -c.scale.scale))
 
     def _largest_threshold(self, threshold: float, weight: float, bias: float, T: int, tie: str, node: ir.LIF) -> int:
@@ -251,7 +251,7 @@ class _Builder:
             limits.append(int(by_weight))
         return min(limits)
 
-    def _room(self, threshold: float, found: list[Term], T: int, bias: Array) -> int:
+    def _room(self, threshold: float, found: list[Term], T: int) -> int:
         """Largest threshold for which no input whatever can push a lifted current out of u."""
         reach = sum(np.abs(t.layer.weight).reshape(len(t.layer.weight), -1).sum(axis=1).max() for t in found)
         room = 1 << (self.target.state_bits - 1 - fixed.ACTIVATION_SHIFT - (T - 1))
@@ -306,14 +306,20 @@ class _Builder:
 
     def _spikes(self, population: fixed.FixedLIF, synapses: Sequence[fixed.Synapse]) -> Array:
         """What the integer population does when its sources send what the folded graph's send."""
-        T = self.graph.timesteps
-        total = None
-        for synapse in synapses:
-            x = self.calibrated[synapse.inputs[0]]
-            a = connect(synapse, x.reshape(-1, *x.shape[2:])).reshape(*x.shape[:2], *population.shape)
-            total = a if total is None else total + a
-        assert total is not None
-        return _walk(population, lambda t: total[t], T, total.shape[1:])
+        total = sum(self._current(s, population) for s in synapses)
+        assert isinstance(total, np.ndarray)
+        return _walk(population, lambda t: total[t], self.graph.timesteps, total.shape[1:])
+
+    def _current(self, synapse: fixed.Synapse, population: fixed.FixedLIF) -> Array:
+        """The synapse's exact sums in float64 (integers far below 2^53), because integer matrix products are slow."""
+        x = self.calibrated[synapse.inputs[0]].astype(np.float64)
+        weight = synapse.weight.astype(np.float64)
+        flat = x.reshape(-1, *x.shape[2:])
+        if isinstance(synapse, fixed.FixedConv2d):
+            a = conv2d(flat, weight, synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
+        else:
+            a = flat.reshape(len(flat), -1) @ weight.T
+        return np.rint(a).astype(np.int64).reshape(*x.shape[:2], *population.shape)
 
     def _held(self, node: ir.LIF, found: list[Term]) -> _Candidate:
         """The first layer of a held input: the host computes the current once, in wide integers.

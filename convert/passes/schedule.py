@@ -49,7 +49,7 @@ def schedule(graph: Graph, *, delay_steps_max: int | None) -> tuple[Graph, tuple
             for name, wait in waits.items():
                 synapse = nodes[name]
                 if wait and isinstance(synapse, fixed.Synapse):
-                    inserted.append(_delay(nodes, synapse, wait, limit))
+                    inserted.append(_delay(nodes, offsets, synapse, wait, limit))
             offsets[node.name] = offset
             nodes[node.name] = _place(node, offset, graph.timesteps)
         else:
@@ -70,20 +70,22 @@ def _place(node: fixed.FixedLIF | fixed.FixedReadout, offset: int, T: int) -> No
     return replace(node, offset=offset, reset_interval=T, reset_phase=offset % T)
 
 
-def _delay(nodes: dict[str, Node], synapse: fixed.Synapse, wait: int, limit: int) -> Balance:
+def _delay(nodes: dict[str, Node], offsets: dict[str, int], synapse: fixed.Synapse, wait: int, limit: int) -> Balance:
     """Make ``synapse`` arrive ``wait`` steps later, relays first where its own delay does not reach."""
     source, relays = nodes[synapse.inputs[0]], 0
     while wait > limit:
         step = min(limit, wait - limit - 1)  # the wire to a relay can wait as well
         relays += 1
-        source = _relay(nodes, source, f"{synapse.name}.relay{relays}", step)
+        name = f"{synapse.name}.relay{relays}"
+        offsets[name] = offsets[source.name] + step + 1
+        source = _relay(nodes, source, name, step, offsets[name])
         wait -= step + 1
     del nodes[synapse.name]  # moves behind its relays
     nodes[synapse.name] = replace(synapse, inputs=(source.name,), delay=wait)
     return Balance(synapse=synapse.name, delay=wait, relays=relays)
 
 
-def _relay(nodes: dict[str, Node], source: Node, name: str, delay: int) -> Node:
+def _relay(nodes: dict[str, Node], source: Node, name: str, delay: int, offset: int) -> Node:
     """An identity synapse and a memoryless population: what ``source`` sends, ``1 + delay`` steps later."""
     channels = source.shape[0]
     convolves = len(source.shape) == 3
@@ -108,6 +110,7 @@ def _relay(nodes: dict[str, Node], source: Node, name: str, delay: int) -> Node:
         threshold_mant=0,
         decay_v=fixed.MEMORYLESS,
         bias_mant=np.zeros(1, dtype=np.int64),
+        offset=offset,
         role="relay",
         state_bits=source.state_bits if isinstance(source, fixed.FixedLIF) else 24,
     )

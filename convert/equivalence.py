@@ -1,0 +1,180 @@
+"""Do two runs agree? Every spike, every state, every answer; and would the comparison have noticed if they did not?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from avsnn.convert.ir import fixed_nodes as fixed
+from avsnn.convert.ir import nodes as ir
+from avsnn.convert.ir.activity import Activity
+from avsnn.convert.ir.graph import Graph
+from avsnn.convert.ir.node import Array, Node
+from avsnn.errors import VerifyError
+
+RELATIVE = 1e-9  # float64 answers and states: rounding of sums in another order stays far below
+
+
+@dataclass(frozen=True, kw_only=True)
+class PopulationCheck:
+    """What was compared of one population."""
+
+    name: str
+    spikes: int
+    states: int
+    fired: int
+    ties: int
+
+    @property
+    def rate(self) -> float:
+        """Spikes per neuron and step."""
+        return self.fired / self.spikes if self.spikes else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One comparison that held.
+
+    Attributes:
+        name: what was compared, "folded = traced".
+        data: on which inputs.
+        samples: how many.
+        populations: per population, in order; mismatches are zero by construction, ties are counted.
+        controls: deliberate mistakes that the same comparison did notice.
+    """
+
+    name: str
+    data: str
+    samples: int
+    populations: tuple[PopulationCheck, ...]
+    controls: tuple[str, ...] = ()
+
+    @property
+    def silent(self) -> tuple[str, ...]:
+        """Populations that never fired here: nothing was learnt about them."""
+        return tuple(p.name for p in self.populations if p.fired == 0)
+
+    @property
+    def compared(self) -> int:
+        """Spike and state values compared."""
+        return sum(p.spikes + p.states for p in self.populations)
+
+
+def compare(name: str, data: str, expected: Activity, found: Activity, *, exact: bool) -> Check:
+    """Return what was compared.
+
+    Args:
+        name: for messages.
+        data: which inputs.
+        expected: the run whose truth is not in question; its populations must all be in ``found``.
+        found: the run to judge; in float stages its ``ties`` excuse spikes (they are counted).
+        exact: integers must be equal; otherwise answers and states may differ by float64 rounding.
+
+    Raises:
+        VerifyError: the first difference in the order of the graph, or nothing fired at all.
+    """
+    populations = []
+    for population, spikes in expected.spikes.items():
+        if population not in found.spikes:
+            raise VerifyError(f"{name} on {data}: population missing", where=population)
+        populations.append(_population(name, data, population, spikes, expected, found, exact))
+    if not any(p.fired for p in populations):
+        raise VerifyError(f"{name} on {data}: nothing fired, so nothing was compared", where="all populations")
+    for (where, a), b in zip(expected.outputs.items(), found.outputs.values(), strict=True):
+        limit = 0.0 if exact else RELATIVE * max(1.0, float(np.abs(a).max(initial=0.0)))
+        _equal(f"{name} on {data}: answer", where, a[None], b[None], limit)
+    samples = next(iter(expected.spikes.values())).shape[1]
+    return Check(name=name, data=data, samples=samples, populations=tuple(populations))
+
+
+def _population(
+    name: str, data: str, population: str, spikes: Array, expected: Activity, found: Activity, exact: bool
+) -> PopulationCheck:
+    other = found.spikes[population]
+    if spikes.shape != other.shape:
+        raise VerifyError(
+            f"{name} on {data}: shapes differ", where=population, expected=spikes.shape, found=other.shape
+        )
+    ties = found.ties.get(population, np.zeros((), dtype=bool))
+    _equal(f"{name} on {data}: spike", population, spikes, np.where(ties, spikes, other), 0.0)
+    states = 0
+    for key, a in expected.states.get(population, {}).items():
+        b = found.states.get(population, {}).get(key)
+        if b is None:
+            continue
+        limit = 0.0 if exact else RELATIVE * max(1.0, float(np.abs(a).max(initial=0.0)))
+        _equal(f"{name} on {data}: state {key}", population, a, np.where(ties, a, b) if ties.any() else b, limit)
+        states += a.size
+    return PopulationCheck(
+        name=population, spikes=spikes.size, states=states, fired=int(spikes.sum()), ties=int(np.sum(ties))
+    )
+
+
+def _equal(what: str, where: str, expected: Array, found: Array, limit: float) -> None:
+    """Raise on the earliest difference: smallest step, then sample, then neuron."""
+    wrong = expected != found if limit == 0.0 else ~(np.abs(expected - found) <= limit)  # the latter catches NaN
+    if not wrong.any():
+        return
+    step, sample, *neuron = (int(i) for i in np.argwhere(wrong)[0])
+    place = (step, sample, *neuron)
+    raise VerifyError(
+        f"{what} differs in {int(wrong.sum())} of {wrong.size} values",
+        where=where,
+        sample=sample,
+        step=step,
+        neuron=tuple(neuron),
+        expected=expected[place],
+        found=found[place],
+    )
+
+
+def with_controls(
+    check: Check, expected: Activity, run: Callable[[Graph], Activity], spoiled: dict[str, Graph], *, exact: bool
+) -> Check:
+    """``check`` with the names of deliberate mistakes that the same comparison catches.
+
+    Raises:
+        VerifyError: a mistake went unnoticed, so the comparison proves nothing.
+    """
+    for mistake, graph in spoiled.items():
+        try:
+            compare(check.name, check.data, expected, run(graph), exact=exact)
+        except VerifyError:
+            continue
+        raise VerifyError(f"{check.name} on {check.data} did not notice a planted mistake", where=mistake)
+    return replace(check, controls=tuple(spoiled))
+
+
+def negated_row(graph: Graph) -> dict[str, Graph]:
+    """A planted mistake: the strongest row of the first weighted layer with its sign turned."""
+    for node in graph:
+        field = "weight_mant" if isinstance(node, fixed.Synapse) else "weight"
+        weighted = ir.Conv2d | ir.Linear | fixed.Synapse | fixed.HeldCurrent
+        if isinstance(node, weighted) and np.any(getattr(node, field)):
+            weight = getattr(node, field).copy()
+            row = int(np.abs(weight).reshape(len(weight), -1).sum(axis=1).argmax())
+            weight[row] = -weight[row]
+            return {f"{node.name}: weights of output {row} negated": _swap(graph, replace(node, **{field: weight}))}
+    raise VerifyError("no weighted layer", where="graph")
+
+
+def shifted_time(graph: Graph) -> dict[str, Graph]:
+    """Planted mistakes of scheduled graphs: a reset one step late, and a balancing delay short by one."""
+    mistakes = {}
+    late = [n for n in graph.of(fixed.FixedLIF) if n.role == "neuron" and n.reset_interval > 1]
+    if late:
+        node = late[-1]
+        phase = (node.reset_phase + 1) % node.reset_interval
+        mistakes[f"{node.name}: reset one step late"] = _swap(graph, replace(node, reset_phase=phase))
+    for synapse in graph:
+        if isinstance(synapse, fixed.Synapse) and synapse.delay:
+            short = replace(synapse, delay=synapse.delay - 1)
+            mistakes[f"{synapse.name}: delay short by one"] = _swap(graph, short)
+            break
+    return mistakes
+
+
+def _swap(graph: Graph, node: Node) -> Graph:
+    return replace(graph, nodes=tuple(node if old.name == node.name else old for old in graph.nodes))
