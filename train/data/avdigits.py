@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -35,9 +38,14 @@ CLASSES = 10
 SPLITS = {"train": 0, "val": 1, "test": 2}
 """Split to its word in the seed, which is also its default seed."""
 
+MAX_COUNT = 1_000_000
+"""Most pairs in one call: 1.8 GB, half an hour."""
+
 EVAL_NAME, EVAL_COUNT, EVAL_SEED = "avdigits-eval-v1", 500, 3
 EVAL_SHA256 = "a96ae76ffed0cf60df5b272a2e2c89cd16d6c53b72840c4ad74f99c55e7dcbe8"
 """`cache.digest` of the frozen evaluation set."""
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
@@ -141,7 +149,7 @@ def make(
     pairs hold every digit once, in random order.
 
     Args:
-        count: how many.
+        count: how many, 1 .. `MAX_COUNT`.
         split: `train`, `val` or `test`.
         seed: 0 .. 2^32 - 1; by default 0, 1, 2 for the three splits.
         level: one of `LEVELS`.
@@ -168,7 +176,7 @@ def frozen() -> Pairs:
     """Load `avdigits-eval-v1`, 500 test pairs of level `mid` that never change, and check their digest.
 
     Raises:
-        InputError: the installed file is damaged.
+        InputError: the installed file is damaged or missing.
     """
     arrays = _read_asset("avdigits_eval_v1.npz")
     found = cache.digest(arrays)
@@ -241,8 +249,13 @@ def _asset_bytes(name: str) -> bytes:
 
 
 def _read_asset(name: str) -> dict[str, NDArray[Any]]:
-    with np.load(BytesIO(_asset_bytes(name)), allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}
+    try:
+        with np.load(BytesIO(_asset_bytes(name)), allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(
+            "cannot be read", where=f"avsnn/train/data/assets/{name}", found=repr(error), remedy="install avsnn again"
+        ) from error
 
 
 def _checked(count: int, split: str, seed: int | None, level: str) -> int:
@@ -252,8 +265,8 @@ def _checked(count: int, split: str, seed: int | None, level: str) -> int:
         raise InputError("unknown split", where=where, found=split, limit=", ".join(SPLITS))
     if level not in LEVELS:
         raise InputError("unknown level", where=where, found=level, limit=", ".join(LEVELS))
-    if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
-        raise InputError("count must be a whole number", where=where, found=repr(count), limit="1 or more")
+    if isinstance(count, bool) or not isinstance(count, int | np.integer) or not 1 <= count <= MAX_COUNT:
+        raise InputError("count must be a whole number", where=where, found=repr(count), limit=f"1 .. {MAX_COUNT:,}")
     if seed is None:
         return SPLITS[split]
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
@@ -276,6 +289,7 @@ def _from_cache(arrays: dict[str, NDArray[Any]], count: int) -> Pairs | None:
         "audio": ((count, 1, features.MELS, 32), "uint8"),
         "label": ((count,), "int64"),
     }:
+        logger.warning("%s: cache file holds other arrays (%s) and is made anew", "avdigits", shapes)
         return None
     return Pairs(image=arrays["image"], audio=arrays["audio"], label=arrays["label"])
 

@@ -77,13 +77,23 @@ def store(path: Path, arrays: Arrays) -> None:
 
 def recall(path: Path) -> dict[str, NDArray[np.generic]] | None:
     """Read what `store` wrote, or None if it is absent or damaged (then with a warning)."""
-    if not path.is_file():
-        return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # opened here: np.load does not close a file that it cannot make sense of
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         stated = str(arrays.pop(_DIGEST))
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        zipfile.BadZipFile,
+        zlib.error,
+        AttributeError,
+        NotImplementedError,
+    ) as error:
         logger.warning("%s: damaged cache file is made anew (%s)", path, error)
         return None
     if stated != digest(arrays):
