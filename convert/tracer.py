@@ -66,13 +66,14 @@ def trace(
     return Graph(nodes=tuple(walker.built), outputs=walker.outputs, timesteps=T, stage="traced")
 
 
-def witness(module: nn.Module, inputs: Mapping[str, Array], *, dtype: torch.dtype = torch.float64) -> Activity:
+def witness(module: nn.Module, inputs: Mapping[str, Array], *, dtype: str = "float64") -> Activity:
     """Run the module itself and keep every spike: what the traced graph must equal.
 
     Returns:
         `Activity` with ``outputs`` {"output": (B, K)} and the spikes of each neuron module, no states.
     """
-    double = copy.deepcopy(module).to(dtype).eval()
+    kind: torch.dtype = getattr(torch, dtype)
+    double = copy.deepcopy(module).to(kind).eval()
     spikes: dict[str, Array] = {}
     calls: dict[str, int] = {}
 
@@ -87,7 +88,7 @@ def witness(module: nn.Module, inputs: Mapping[str, Array], *, dtype: torch.dtyp
         if isinstance(child, NEURONS):
             child.register_forward_hook(keep(name))
     with torch.no_grad():
-        output = double(**{name: torch.as_tensor(np.asarray(x)).to(dtype) for name, x in inputs.items()})
+        output = double(**{name: torch.as_tensor(np.asarray(x)).to(kind) for name, x in inputs.items()})
     return Activity(outputs={"output": output.numpy()}, spikes=spikes, states={})
 
 

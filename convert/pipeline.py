@@ -1,0 +1,312 @@
+"""The compiler, top to bottom: a module or checkpoint to a bundle, each step proved before the next begins.
+
+========== ===================================== =============================================================
+stage      made by                               proved by
+========== ===================================== =============================================================
+traced     tracer                                spikes and answers of the module itself in float64
+folded     fold_forward, _backward, _readout     spikes and answers of the graph before, after every pass
+quantised  quantise                              every integer within half a step; neurons against exact fractions
+scheduled  schedule                              every spike, state and answer of ``quantised``, in wall-clock
+========== ===================================== =============================================================
+
+Comparisons run on calibration data and on generated inputs; the folds also on populations driven by random spikes,
+which reaches those that data leaves silent. Each carries planted mistakes that must be noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from avsnn import __version__
+from avsnn.convert import equivalence as eq
+from avsnn.convert.bundle import Bundle, sha256_of
+from avsnn.convert.integer_check import check_neurons, check_parameters
+from avsnn.convert.ir import nodes as ir
+from avsnn.convert.ir import storage
+from avsnn.convert.ir.activity import Activity
+from avsnn.convert.ir.fixed_interpreter import logical, to_integers, wall_clock
+from avsnn.convert.ir.graph import Graph
+from avsnn.convert.ir.interpreter import interpret
+from avsnn.convert.ir.node import Array
+from avsnn.convert.ir.stages import check_stage
+from avsnn.convert.passes.fold_backward import fold_backward
+from avsnn.convert.passes.fold_forward import fold_forward
+from avsnn.convert.passes.fold_readout import fold_readout
+from avsnn.convert.passes.integer_formats import Target
+from avsnn.convert.passes.quantise import quantise
+from avsnn.convert.passes.schedule import depth, schedule
+from avsnn.errors import InputError
+from avsnn.hw_profiles.profile import load_profile
+
+FOLDS: tuple[tuple[str, Callable[[Graph], Graph]], ...] = (
+    ("fold_forward", fold_forward),
+    ("fold_backward", fold_backward),
+    ("fold_readout", fold_readout),
+)
+CALIBRATION_SAMPLES = 32  # of training data, for scales
+PROOF_SAMPLES = 16  # of calibration data, for the comparisons
+GENERATED_SAMPLES = 8
+DRIVE_RATE = 0.3  # of the random spikes that drive every population in turn
+
+Inputs = Mapping[str, Array]
+Progress = Callable[[str], None]
+
+
+@dataclass
+class _Log:
+    """What was proved so far, and how long each step took."""
+
+    progress: Progress
+    checks: list[eq.Check] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        self.progress(name)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def convert(
+    source: Any,
+    example_inputs: Inputs | None = None,
+    *,
+    target: str = "loihi2",
+    calibration: Inputs | None = None,
+    evaluation: tuple[Inputs, Array] | None = None,
+    timesteps: int | None = None,
+    input_spec: Mapping[str, Mapping[str, Any]] | None = None,
+    weight_bits: int | None = None,
+    seed: int = 0,
+    progress: Progress = lambda _text: None,
+) -> Bundle:
+    """Trace, fold, quantise and schedule a network, proving every step.
+
+    Args:
+        source: an ``nn.Module``, a `avsnn.train.checkpoints.Checkpoint`, or a traced `Graph`.
+        example_inputs: needed for a module: two samples of each input by name.
+        target: profile name or path of a TOML file.
+        calibration: training inputs that set the integer scales; a checkpoint brings its own.
+        evaluation: (inputs, labels) for the accuracy of each stage; never used for choices.
+        timesteps: T, if the module does not say.
+        input_spec: coding, range and step of each input; a checkpoint brings its own.
+        weight_bits: fewer than the target stores, if wanted.
+        seed: of generated inputs.
+        progress: called with the name of each step as it begins.
+
+    Raises:
+        VerifyError: a step changed what it must not (exit code 1).
+        AvsnnError: anything else that stops a conversion, with place and remedy (exit code 2).
+    """
+    log = _Log(progress=progress)
+    profile = load_profile(target)
+    formats = Target.of(profile, weight_bits=weight_bits)
+    with log.step("trace"):
+        traced, module, calibration, meta = _traced(source, example_inputs, calibration, timesteps, input_spec)
+        check_stage(traced)
+    data = _proof_data(traced, calibration, seed)
+    if module is not None:
+        with log.step("verify trace"):
+            meta["float32_spikes_differing"] = _check_module(module, traced, data, log)
+    folded = _fold(traced, data, seed, log)
+    with log.step("quantise"):
+        training = {k: np.asarray(v)[:CALIBRATION_SAMPLES] for k, v in calibration.items()}
+        quantised, scales = quantise(folded, target=formats, calibration=training)
+        check_stage(quantised)
+    with log.step("verify integers"):
+        checked = check_parameters(folded, quantised, scales)
+        neurons = check_neurons(quantised, scales, seed=seed)
+    with log.step("schedule"):
+        scheduled, balances = schedule(quantised, delay_steps_max=profile.limits.delay_steps_max)
+        check_stage(scheduled)
+    with log.step("verify schedule"):
+        _check_schedule(quantised, scheduled, data, log)
+    graphs = {g.stage: g for g in (traced, folded, quantised, scheduled)}
+    record: dict[str, Any] = {
+        "checks": [_check_record(check) for check in log.checks],
+        "integers_checked": checked,
+        "neurons": [asdict(n) for n in neurons],
+        "scales": [asdict(s) for s in scales],
+        "delays": [asdict(b) for b in balances],
+        "latency_steps": depth(scheduled) + scheduled.timesteps,
+        "agreement": _agreement(folded, quantised, data["calibration"]),
+    }
+    if evaluation is not None:
+        with log.step("accuracy"):
+            record["accuracy"] = accuracy_of_stages(folded, quantised, evaluation)
+    meta |= {"target": profile.id, "profile_sha256": profile.sha256, "weight_bits": formats.weight_bits, "seed": seed}
+    meta |= {"avsnn": __version__, "python": platform.python_version(), "numpy": np.__version__}
+    meta["calibration_sha256"] = digest(calibration)
+    return Bundle(graphs=graphs, meta=meta, record=record, seconds=log.seconds)
+
+
+def _traced(
+    source: Any,
+    example_inputs: Inputs | None,
+    calibration: Inputs | None,
+    timesteps: int | None,
+    input_spec: Mapping[str, Mapping[str, Any]] | None,
+) -> tuple[Graph, Any, Inputs, dict[str, Any]]:
+    """(traced graph, module or None, calibration inputs, what the bundle should remember of the source)."""
+    if isinstance(source, Graph):
+        if calibration is None:
+            raise InputError("calibration inputs missing", where="convert", remedy="pass calibration=")
+        return source, None, calibration, {"name": "graph", "labels": []}
+    from avsnn.convert import tracer
+    from avsnn.train.checkpoints import Checkpoint
+    from avsnn.train.models.table import MODELS
+
+    if isinstance(source, Checkpoint):
+        graph = storage.unpack(source.graph_meta, source.graph_arrays, where=str(source.path))
+        meta = {"name": source.name, "labels": list(source.labels), "checkpoint_sha256": sha256_of(source.path)}
+        known = source.name in MODELS  # a network of the user's own comes with its graph, but without its code
+        return graph, source.build() if known else None, calibration or source.calibration, meta
+    if example_inputs is None:
+        raise InputError("a module needs example inputs", where=type(source).__name__, remedy="pass example_inputs=")
+    graph = tracer.trace(source, example_inputs, timesteps=timesteps, input_spec=input_spec)
+    return graph, source, calibration or example_inputs, {"name": type(source).__name__, "labels": []}
+
+
+def _proof_data(graph: Graph, calibration: Inputs, seed: int) -> dict[str, dict[str, Array]]:
+    """Inputs of the comparisons: a few of calibration, and random ones over the whole declared range."""
+    rng = np.random.default_rng(seed)
+    known, generated = {}, {}
+    for node in graph.of(ir.Input):
+        if node.name not in calibration:
+            raise InputError("calibration input missing", where=node.name, found=", ".join(calibration) or "none")
+        x = np.asarray(calibration[node.name], dtype=np.float64)
+        known[node.name] = x[:PROOF_SAMPLES] if node.coding == "direct" else x[:, :PROOF_SAMPLES]
+        lead = (GENERATED_SAMPLES,) if node.coding == "direct" else (graph.timesteps, GENERATED_SAMPLES)
+        low, high = round(node.low / node.step), round(node.high / node.step)
+        generated[node.name] = rng.integers(low, high + 1, size=(*lead, *node.shape)) * node.step
+    return {"calibration": known, "generated": generated}
+
+
+def _check_module(module: Any, traced: Graph, data: Mapping[str, Inputs], log: _Log) -> int:
+    """Traced graph against the module itself; returns how many spikes float32 decides differently."""
+    from avsnn.convert.tracer import witness
+
+    differing = 0
+    for name, inputs in data.items():
+        expected = witness(module, inputs)
+        single = witness(module, inputs, dtype="float32")
+        differing += sum(int((single.spikes[k] != s).sum()) for k, s in expected.spikes.items())
+
+        def run(graph: Graph, inputs: Inputs = inputs, expected: Activity = expected) -> Activity:
+            return interpret(graph, inputs, force=expected.spikes)
+
+        check = eq.compare("traced = module (float64)", name, expected, run(traced), exact=False)
+        log.checks.append(eq.with_controls(check, expected, run, eq.negated_row(traced), exact=False))
+    return differing
+
+
+def _fold(traced: Graph, data: Mapping[str, Inputs], seed: int, log: _Log) -> Graph:
+    """All folds, each compared with the graph before it."""
+    before = traced
+    for name, fold in FOLDS:
+        with log.step(name):
+            after = fold(before)
+        with log.step(f"verify {name}"):
+            for kind, inputs in data.items():
+                expected = interpret(before, inputs)
+                _check_fold(name, kind, after, inputs, expected, expected.spikes, log)
+            driven = _random_spikes(interpret(before, data["generated"]).spikes, seed)
+            expected = interpret(before, data["generated"], force=driven)
+            _check_fold(name, "random spikes", after, data["generated"], expected, driven, log)
+        before = after
+    return check_stage(replace(before, stage="folded"))
+
+
+def _check_fold(
+    name: str, kind: str, after: Graph, inputs: Inputs, expected: Activity, force: Inputs, log: _Log
+) -> None:
+    def run(graph: Graph) -> Activity:
+        return interpret(graph, inputs, force=force)
+
+    check = eq.compare(f"{name} changes nothing", kind, expected, run(after), exact=False)
+    log.checks.append(eq.with_controls(check, expected, run, eq.negated_row(after), exact=False))
+
+
+def _random_spikes(like: Inputs, seed: int) -> dict[str, Array]:
+    rng = np.random.default_rng(seed + 1)
+    return {name: rng.random(spikes.shape) < DRIVE_RATE for name, spikes in like.items()}
+
+
+def _check_schedule(quantised: Graph, scheduled: Graph, data: Mapping[str, Inputs], log: _Log) -> None:
+    """Wall-clock against logical time, samples back to back."""
+    for name, inputs in data.items():
+        integers = to_integers(quantised, inputs)
+        expected = logical(quantised, integers)
+
+        def run(graph: Graph, integers: Inputs = integers) -> Activity:
+            return wall_clock(graph, integers)
+
+        check = eq.compare("scheduled = quantised", name, expected, run(scheduled), exact=True)
+        spoiled = eq.shifted_time(scheduled) | eq.negated_row(scheduled) if name == "calibration" else {}
+        log.checks.append(eq.with_controls(check, expected, run, spoiled, exact=True))
+
+
+def _agreement(folded: Graph, quantised: Graph, inputs: Inputs) -> dict[str, float]:
+    """Share of spikes that quantising leaves as they were, per population, errors of earlier layers included."""
+    real = interpret(folded, inputs).spikes
+    whole = logical(quantised, to_integers(quantised, inputs)).spikes
+    return {name: float((spikes == whole[name]).mean()) for name, spikes in real.items()}
+
+
+def accuracy_of_stages(folded: Graph, quantised: Graph, evaluation: tuple[Inputs, Array]) -> dict[str, Any]:
+    """Correct answers of the float and of the integer graph on the same samples, and how many both get right."""
+    inputs, labels = evaluation
+    float_right, integer_right = [], []
+    for batch, wanted in batches(quantised, inputs, labels):
+        float_right.append(interpret(folded, batch).outputs[folded.outputs[0]].argmax(axis=1) == wanted)
+        raw = logical(quantised, to_integers(quantised, batch)).outputs[quantised.outputs[0]]
+        integer_right.append(raw.argmax(axis=1) == wanted)
+    a, b = np.concatenate(float_right), np.concatenate(integer_right)
+    return {
+        "samples": len(labels),
+        "folded": int(a.sum()),
+        "quantised": int(b.sum()),
+        "only_folded_right": int((a & ~b).sum()),
+        "only_quantised_right": int((b & ~a).sum()),
+    }
+
+
+def batches(graph: Graph, inputs: Inputs, labels: Array, size: int = 64) -> Iterator[tuple[dict[str, Array], Array]]:
+    """Cut inputs and labels along the batch axis, which is 0 where direct and 1 where a sequence."""
+    coding = {node.name: getattr(node, "coding", "direct") for node in graph if not node.inputs}
+    for start in range(0, len(labels), size):
+        cut = slice(start, start + size)
+        part = {k: np.asarray(x)[cut] if coding[k] == "direct" else np.asarray(x)[:, cut] for k, x in inputs.items()}
+        yield part, np.asarray(labels)[cut]
+
+
+def _check_record(check: eq.Check) -> dict[str, Any]:
+    return {
+        "name": check.name,
+        "data": check.data,
+        "samples": check.samples,
+        "compared": check.compared,
+        "mismatches": 0,
+        "ties": sum(p.ties for p in check.populations),
+        "silent": list(check.silent),
+        "controls_noticed": list(check.controls),
+        "populations": {p.name: {"compared": p.spikes + p.states, "rate": p.rate} for p in check.populations},
+    }
+
+
+def digest(inputs: Inputs) -> str:
+    """SHA-256 over names, shapes and values of arrays."""
+    total = hashlib.sha256()
+    for name in sorted(inputs):
+        x = np.ascontiguousarray(inputs[name], dtype=np.float64)
+        total.update(f"{name}{x.shape}".encode() + x.tobytes())
+    return total.hexdigest()
