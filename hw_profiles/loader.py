@@ -120,6 +120,8 @@ class _Reader(TableChecks):
                 self.fail(constant.name, f"already inside the other constants (scope {scope})", key)
         if "static" in profile.inside and "static_chip" in profile.power_mw:
             self.fail("power_mw.static_chip", f"already inside the other constants (scope {scope})")
+        if "memory" in profile.inside and profile.memories:
+            self.fail("memory", f"already inside the other constants (scope {scope})")
         point = profile.operating_point
         if scope in ("all_dynamic", "all_in") and point is None:
             self.fail("operating_point", f"scope {scope} needs the point that it was taken at", "nothing")

@@ -1,0 +1,101 @@
+"""Intervals of energies and how to print them without claiming more than they hold."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from avsnn.errors import InputError
+from avsnn.hw_profiles.schema import Constant
+
+DIGITS = 2  # no constant here deserves more
+_UNITS = (("J", 1e12), ("mJ", 1e9), ("uJ", 1e6), ("nJ", 1e3), ("pJ", 1.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """``lo <= value <= hi``, pJ unless its owner says otherwise. Sums add corners, products multiply them.
+
+    >>> Interval(value=2.0, lo=1.0, hi=4.0) + Interval(value=1.0, lo=1.0, hi=1.0)
+    Interval(value=3.0, lo=2.0, hi=5.0)
+
+    Raises:
+        InputError: out of order, negative, or not finite.
+    """
+
+    value: float
+    lo: float
+    hi: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.lo <= self.value <= self.hi < math.inf:
+            raise InputError("not an interval", where="Interval", found=(self.lo, self.value, self.hi))
+
+    def __add__(self, other: Interval) -> Interval:
+        return Interval(value=self.value + other.value, lo=self.lo + other.lo, hi=self.hi + other.hi)
+
+    def __mul__(self, other: Interval) -> Interval:
+        return Interval(value=self.value * other.value, lo=self.lo * other.lo, hi=self.hi * other.hi)
+
+    def scaled(self, factor: float) -> Interval:
+        """All three times a factor that is not negative."""
+        return Interval(value=self.value * factor, lo=self.lo * factor, hi=self.hi * factor)
+
+    def holds(self, value: float) -> bool:
+        """Whether a value lies inside, ends included."""
+        return self.lo <= value <= self.hi
+
+    def to_json(self) -> dict[str, float]:
+        """All digits, for programs."""
+        return {"value": self.value, "lo": self.lo, "hi": self.hi}
+
+
+ZERO = Interval(value=0.0, lo=0.0, hi=0.0)
+
+
+def exactly(count: int | float) -> Interval:
+    """A number without width."""
+    return Interval(value=float(count), lo=float(count), hi=float(count))
+
+
+def interval_of(constant: Constant) -> Interval | None:
+    """The interval of a declared constant, None if it is not published."""
+    if constant.value is None or constant.lo is None or constant.hi is None:
+        return None
+    return Interval(value=constant.value, lo=constant.lo, hi=constant.hi)
+
+
+def format_energy(picojoules: float, *, rounding: str = "nearest") -> str:
+    """At most two significant digits with a unit; "down" and "up" round outward for the ends of an interval.
+
+    >>> format_energy(1.0935e9), format_energy(1.0905e9, rounding="down"), format_energy(999.0)
+    ('1.1 mJ', '1 mJ', '1 nJ')
+    """
+    if picojoules == 0:
+        return "0 pJ"
+    places = DIGITS - 1 - math.floor(math.log10(picojoules))
+    rounded = _round(picojoules, places, rounding)
+    for unit, size in _UNITS:
+        if rounded >= size or unit == "pJ":
+            return f"{float(f'{rounded / size:.{DIGITS}g}'):g} {unit}"
+    raise AssertionError("pJ is the last unit")
+
+
+def format_interval(interval: Interval) -> str:
+    """``1.1 mJ (0.72 mJ to 1.6 mJ)``; the ends are rounded outward, so that what is inside stays inside."""
+    lo, hi = format_energy(interval.lo, rounding="down"), format_energy(interval.hi, rounding="up")
+    value = format_energy(interval.value)
+    return value if lo == hi else f"{value} ({lo} to {hi})"
+
+
+def _round(value: float, places: int, rounding: str) -> float:
+    scale = 10.0**places
+    match rounding:
+        case "nearest":
+            return round(value * scale) / scale
+        case "down":
+            return math.floor(value * scale) / scale
+        case "up":
+            return math.ceil(value * scale) / scale
+        case _:
+            raise InputError("unknown rounding", where="format_energy", found=rounding, limit="nearest, down, up")

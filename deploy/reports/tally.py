@@ -1,0 +1,167 @@
+"""Turns counts and constants into priced lines and a list of what has no price; one method per term."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from avsnn.deploy.reports.counts import Counts
+from avsnn.deploy.reports.interval import ZERO, Interval, exactly, interval_of
+from avsnn.errors import ProfileError
+from avsnn.hw_profiles.schema import EVIDENCE, Constant, Profile
+
+KIBIBYTE_BITS = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """One priced line: ``energy`` (pJ, all samples) = ``count`` x ``constant``."""
+
+    term: str
+    name: str
+    count: int
+    energy: Interval
+    evidence: str
+    constants: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unpriced:
+    """A term of the energy sum without a price, and why."""
+
+    term: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryWords:
+    """Bits of one stored weight and of one neuron's state; with them a profile that lists memories prices accesses."""
+
+    weight_bits: int
+    state_bits: int
+
+
+class Tally:
+    """Collects priced and unpriced terms; a term inside the scope is neither."""
+
+    def __init__(self, counts: Counts, profile: Profile) -> None:
+        self.counts, self.profile = counts, profile
+        self.terms: list[Term] = []
+        self.unpriced: list[Unpriced] = []
+
+    def skip(self, term: str, reason: str) -> None:
+        """List a term without a price, unless the scope holds it."""
+        if term not in self.profile.inside:
+            self.unpriced.append(Unpriced(term=term, reason=reason))
+
+    def add(self, term: str, name: str, count: int, energy: Interval, *used: Constant) -> None:
+        """List a priced line; its evidence is the weakest of its constants."""
+        evidence = max((c.evidence or EVIDENCE[-1] for c in used), key=EVIDENCE.index)
+        names = tuple(c.name for c in used)
+        self.terms.append(Term(term=term, name=name, count=count, energy=energy, evidence=evidence, constants=names))
+
+    def constant(self, term: str, name: str, key: str, count: int) -> None:
+        """One count times one constant."""
+        if term in self.profile.inside:
+            return
+        each = _interval(self.profile.energy_pj, key)
+        if each is None:
+            self.skip(term, _why_missing(self.profile.energy_pj, key))
+        else:
+            self.add(term, name, count, each.scaled(count), self.profile.energy_pj[key])
+
+    def sop(self) -> None:
+        """Stored connections, connections of non-zero weight, or in between: the chip's storage decides."""
+        each = _interval(self.profile.energy_pj, "sop")
+        if each is None:
+            return self.skip("sop", _why_missing(self.profile.energy_pj, "sop"))
+        stored, nonzero = self.counts.sop_stored, self.counts.sop_nonzero
+        match self.profile.policy.zero_weight_skip:
+            case "never":
+                paid = exactly(stored)
+            case "always":
+                paid = exactly(nonzero)
+            case "storage":
+                paid = Interval(value=float(stored), lo=float(nonzero), hi=float(stored))
+            case other:
+                raise ProfileError("unknown policy", where="zero_weight_skip", found=other)
+        self.add("sop", "synaptic operations", int(paid.value), paid * each, self.profile.energy_pj["sop"])
+
+    def update(self) -> None:
+        """All updates at one price; or driven and undriven ones apart; or, if nobody counted them, in between."""
+        energy = self.profile.energy_pj
+        updates, driven = self.counts.neuron_updates, self.counts.driven
+        if "neuron_active" not in energy:
+            if self.profile.policy.neuron_update == "event":
+                if driven is None:
+                    return self.skip("update", "the chip updates driven neurons only, and those were not counted")
+                updates = driven
+            return self.constant("update", "neuron updates", "neuron_update", updates)
+        active, idle = _interval(energy, "neuron_active"), _interval(energy, "neuron_inactive")
+        if active is None or idle is None or "update" in self.profile.inside:
+            return self.skip("update", _why_missing(energy, "neuron_active" if active is None else "neuron_inactive"))
+        used = energy["neuron_active"], energy["neuron_inactive"]
+        if driven is None:
+            each = Interval(value=active.value, lo=min(active.lo, idle.lo), hi=max(active.hi, idle.hi))
+            total = each.scaled(updates)
+        else:
+            total = active.scaled(driven) + idle.scaled(updates - driven)
+        self.add("update", "neuron updates", updates, total, *used)
+
+    def route(self) -> None:
+        """Hops depend on a placement, which counts do not have."""
+        keys = [key for key in ("spike_local", "hop_x", "hop_y") if key in self.profile.energy_pj]
+        self.skip("route", "needs a placement on cores" if keys else "the profile has no constant for it")
+
+    def memory(self, words: MemoryWords | None) -> None:
+        """Accesses to weights and states, where the profile lists memories and the words are declared."""
+        if not self.profile.memories:
+            return self.skip("memory", "the profile has no constant for it")
+        if words is None:
+            return self.skip("memory", "needs the width of weights and states")
+        total, count, used = ZERO, 0, {}
+        for bits_stored, bits_moved in _traffic(self.counts, words):
+            size = next(
+                (m for m in self.profile.memories if m.size_kib is None or bits_stored <= m.size_kib * KIBIBYTE_BITS),
+                None,
+            )
+            each = None if size is None else _interval({"access": size.access_pj}, "access")
+            if size is None or each is None:
+                return self.skip("memory", f"no price for a memory of {bits_stored} bits")
+            total += each.scaled(bits_moved / size.word_bits)
+            count += bits_moved
+            used[size.access_pj.name] = size.access_pj
+        self.add("memory", "memory bits moved", count, total, *used.values())
+
+    def host(self) -> None:
+        """Dense first layers on the host; a chip of scope per_term also has processors that nobody priced."""
+        if self.counts.host_macs and "mac" in self.profile.energy_pj:
+            return self.constant("host", "dense first layer", "mac", self.counts.host_macs)
+        if self.counts.host_macs:
+            return self.skip("host", f"{self.counts.host_macs} multiply-accumulates outside the chip have no price")
+        if self.profile.policy.scope == "per_term" and "mac" not in self.profile.energy_pj:
+            self.skip("host", "input, output and embedded processors have no price per event")
+
+
+def _interval(table: Mapping[str, Constant], key: str) -> Interval | None:
+    constant = table.get(key)
+    return None if constant is None else interval_of(constant)
+
+
+def _why_missing(table: Mapping[str, Constant], key: str) -> str:
+    if key not in table:
+        return "the profile has no constant for it"
+    return f"{key} is not published" + (f": {table[key].note}" if table[key].note else "")
+
+
+def _traffic(counts: Counts, words: MemoryWords) -> list[tuple[int, int]]:
+    """For each memory (one per connection, one per population): bits it stores, bits read and written.
+
+    Every SOP reads a weight, and reads and writes the state of its target; every update reads and writes one state.
+    """
+    rows = [(row.weights * words.weight_bits, row.sop_stored * words.weight_bits) for row in counts.synapses]
+    for population in counts.populations:
+        arriving = sum(row.sop_stored for row in counts.synapses if population.name in row.targets)
+        accesses = 2 * (population.updates + arriving)
+        rows.append((population.neurons * words.state_bits, accesses * words.state_bits))
+    return rows
