@@ -1,0 +1,64 @@
+# avsnn: set-up, tests and the demonstration. `make` alone lists the targets.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow test-all check train-tiny golden clean
+
+CORE := .venv
+LAVA := .venv-lava
+RUN := $(CORE)/bin/python
+WHEELS := .cache/wheels
+# Any core interpreter from 3.10 to 3.13: make setup PYTHON=python3.12
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13 python3.10; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/:/' | column -t -s:
+
+setup: $(CORE)/.complete $(LAVA)/.complete $(WHEELS)/.complete ## make the core and the Lava environment (idempotent)
+
+$(CORE)/.complete: requirements/core.txt requirements/dev.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "make: needs Python 3.10 to 3.13; name one with PYTHON=" >&2; exit 2; }
+	test -x $(RUN) || $(PYTHON) -m venv $(CORE)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+$(LAVA)/.complete: $(CORE)/.complete deploy/requirements-lava.txt
+	$(RUN) -m avsnn lava install --folder $(LAVA)
+	touch $@
+
+# The judge: ground truth that Intel ships inside the lava-dl wheel, read as a zip, never installed.
+$(WHEELS)/.complete: requirements/judge.txt $(CORE)/.complete
+	mkdir -p $(WHEELS)
+	$(RUN) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.10 \
+		-d $(WHEELS) -r requirements/judge.txt
+	touch $@
+
+demo: setup ## convert the shipped network, run it in Lava and on the simulator, print the report
+	$(RUN) -m avsnn convert examples/models/avdigits-tiny.pt --target loihi2 --out build/demo --force
+
+test: setup ## every test that takes seconds
+	$(RUN) -m pytest -q
+
+test-slow: setup ## the tests that take minutes as well
+	$(RUN) -m pytest -q -m "slow or not slow"
+
+check: setup ## style, types, import directions
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(CORE)/bin/lint-imports
+
+test-all: setup ## core tests on every Python from 3.10 to 3.13 that is here
+	@for v in 3.10 3.11 3.12 3.13; do \
+		command -v python$$v >/dev/null && python$$v -c '' 2>/dev/null || { echo "python$$v: not here, skipped"; continue; }; \
+		echo "python$$v"; test -x .venv-$$v/bin/python || python$$v -m venv .venv-$$v || exit 1; \
+		.venv-$$v/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/test.txt || exit 1; \
+		.venv-$$v/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e . || exit 1; \
+		.venv-$$v/bin/python -m pytest -q -m "not lava" || exit 1; \
+	done
+
+golden: setup ## rewrite the golden files after a wanted change
+	$(RUN) -m pytest -q tests --update-golden
+
+clean: ## remove what can be made again, environments excepted
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info src/*.egg-info
