@@ -1,0 +1,96 @@
+"""Lists the hardware profiles, or shows one: limits, formats, abilities, energy constants and their sources.
+
+A number in brackets is the interval; "not published" is not zero; "unlimited" means that nothing is checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+
+from avsnn.hw_profiles.profile import Constant, Profile, load_profile, profile_json, profile_names
+
+_EXAMPLE = """\
+examples:
+  avsnn profiles list
+  avsnn profiles show loihi2
+  avsnn profiles show my_chip.toml --json
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``avsnn profiles``."""
+    parser.epilog = _EXAMPLE
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="names, uses and titles of the shipped profiles")
+    showing = actions.add_parser("show", help="everything that one profile states")
+    showing.add_argument("name", metavar="NAME", help="name of a shipped profile, or path of a .toml file")
+    for sub in (listing, showing):
+        sub.add_argument("--json", action="store_true", help="plain JSON on standard output")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the list or the profile."""
+    if args.action == "list":
+        profiles = [load_profile(name) for name in profile_names()]
+        if args.json:
+            rows = [{"name": p.id, "title": p.title, "uses": list(p.uses), "sha256": p.sha256} for p in profiles]
+            print(json.dumps(rows, indent=2))
+        else:
+            print("\n".join(f"{p.id:<10} {', '.join(p.uses):<16} {p.title}" for p in profiles))
+        return 0
+    profile = load_profile(args.name)
+    print(json.dumps(profile_json(profile), indent=2) if args.json else "\n".join(_lines(profile)))
+    return 0
+
+
+def _lines(profile: Profile) -> Iterator[str]:
+    voltage = "" if profile.voltage_v is None else f", {profile.voltage_v:g} V"
+    yield f"{profile.id}: {profile.title}"
+    yield f"vendor {profile.vendor}, node {profile.node}{voltage}, used for {', '.join(profile.uses)}"
+    yield f"scope of the constants: {profile.policy.scope}" + (
+        f" (inside them: {', '.join(sorted(profile.inside))})" if profile.inside else ""
+    )
+    if profile.operating_point is not None:
+        yield f"taken at: {profile.operating_point.network}"
+    yield from _limits(profile)
+    if profile.formats is not None:
+        yield "\nformats"
+        signs = "sign mode per weight group" if profile.formats.weight_sign_modes else "plain signed weights"
+        yield f"  {signs}; one threshold per {profile.formats.threshold_granularity}"
+        yield "\nabilities"
+        yield from (f"  {kind:<30} {ability}" for kind, ability in profile.capabilities.items())
+    tables = (("energy, pJ", profile.energy_pj), ("power, mW", profile.power_mw), ("time, ns", profile.time_ns))
+    for title, table in (*tables, ("literature convention, pJ (never a headline)", profile.literature)):
+        yield from _constants(title, table)
+    if profile.memories:
+        yield "\nmemory, pJ per access"
+        for memory in profile.memories:
+            size = "off chip" if memory.size_kib is None else f"up to {memory.size_kib:g} KiB"
+            yield _constant(f"{size}, {memory.word_bits} bits", memory.access_pj)
+    yield "\nsources"
+    yield from (f"  {source.id:<16} {source.cite} ({source.read})" for source in profile.sources.values())
+
+
+def _limits(profile: Profile) -> Iterator[str]:
+    yield "\nlimits"
+    for name, evidence in profile.limits.evidence.items():
+        value = getattr(profile.limits, name)
+        absent = "not published" if name in profile.limits.unknown else "unlimited"
+        note = f"  ({evidence.note})" if evidence.note else ""
+        yield f"  {name:<30} {absent if value is None else value}  {', '.join(evidence.source)}{note}"
+
+
+def _constants(title: str, table: Mapping[str, Constant]) -> Iterator[str]:
+    if table:
+        yield f"\n{title}"
+        yield from (_constant(key, constant) for key, constant in table.items())
+
+
+def _constant(key: str, constant: Constant) -> str:
+    sources = ", ".join(constant.source)
+    if constant.value is None:
+        return f"  {key:<30} not published  {sources}"
+    interval = "" if constant.lo == constant.hi else f" [{constant.lo:g}, {constant.hi:g}]"
+    return f"  {key:<30} {constant.value:g}{interval}  {constant.evidence}, {sources}"
