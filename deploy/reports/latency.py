@@ -14,18 +14,20 @@ from typing import Any
 from avsnn.deploy.reports.counts import Counts
 from avsnn.deploy.reports.interval import Interval, exactly, interval_of
 from avsnn.errors import InputError
-from avsnn.hw_profiles.schema import Constant, Profile
+from avsnn.hw_profiles.schema import EVIDENCE, Constant, Profile
 
-MODES = ("measured", "throttled", "lower bound")
+MODES: Mapping[str, str] = {"measured": "measured", "throttled": "assumed", "lower bound": "derived"}
+"""How a time is known, and the best evidence that a product with it can have."""
 PJ_PER_MW_S = 1e9  # 1 mW s = 1 mJ
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Seconds per sample and how they are known: one of `MODES`."""
+    """Seconds per sample, how they are known (one of `MODES`), and the evidence for them."""
 
     seconds: Interval
     mode: str
+    evidence: str
 
     @classmethod
     def given(cls, seconds: float, mode: str) -> Latency:
@@ -38,7 +40,7 @@ class Latency:
             raise InputError("not a time", where="latency_s", found=seconds, limit="positive seconds")
         if mode not in MODES:
             raise InputError("unknown latency mode", where="latency_mode", found=mode, limit=", ".join(MODES))
-        return cls(seconds=exactly(seconds), mode=mode)
+        return cls(seconds=exactly(seconds), mode=mode, evidence=MODES[mode])
 
     @property
     def text(self) -> str:
@@ -48,7 +50,7 @@ class Latency:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"seconds_per_sample": self.seconds.to_json(), "mode": self.mode}
+        return {"seconds_per_sample": self.seconds.to_json(), "mode": self.mode, "evidence": self.evidence}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,9 @@ def latency_bound(counts: Counts, profile: Profile) -> Latency | None:
         return None
     work = sop.scaled(counts.sop_nonzero) + update.scaled(counts.neuron_updates)
     per_sample = work.scaled(1 / (counts.samples * cores_per_chip * chips))
-    return Latency(seconds=(per_sample + barrier.scaled(counts.steps)).scaled(1e-9), mode="lower bound")
+    seconds = (per_sample + barrier.scaled(counts.steps)).scaled(1e-9)
+    used = [constant.evidence or EVIDENCE[-1] for constant in profile.time_ns.values()]
+    return Latency(seconds=seconds, mode="lower bound", evidence=max(*used, MODES["lower bound"], key=EVIDENCE.index))
 
 
 def chips_needed(counts: Counts, profile: Profile) -> int | None:
@@ -112,14 +116,14 @@ def static_shares(
         return ()
     spent = (chip * latency.seconds).scaled(PJ_PER_MW_S * counts.samples)
     chips, at_least = -(-needed // per_chip), "" if cores_used is not None else "at least "
-    bound, evidence = latency.mode == "lower bound" or cores_used is None, power.evidence or "assumed"
+    bound, evidence = latency.mode == "lower bound" or cores_used is None, _weakest(power, latency)
     shares = [(f"{at_least}{chips} whole chip(s)", spent.scaled(chips), evidence)]
     shares += [(f"{at_least}{needed} of {per_chip * chips} cores", spent.scaled(needed / per_chip), evidence)]
     awake = profile.power_mw.get("host_awake")
     processors = None if awake is None else interval_of(awake)
     if awake is not None and processors is not None:
         energy = (processors * latency.seconds).scaled(PJ_PER_MW_S * counts.samples * chips)
-        shares += [("embedded processors awake", energy, awake.evidence or "assumed")]
+        shares += [("embedded processors awake", energy, _weakest(awake, latency))]
     return tuple(StaticShare(name=n, energy=e, evidence=c, lower_bound=bound) for n, e, c in shares)
 
 
@@ -129,6 +133,10 @@ def why_no_static(profile: Profile, latency: Latency | None) -> str:
     if power is None or power.value is None:
         return "the profile has no static power"
     return "no latency is known" if latency is None else "the size of a chip is not known"
+
+
+def _weakest(power: Constant, latency: Latency) -> str:
+    return max(power.evidence or EVIDENCE[-1], latency.evidence, key=EVIDENCE.index)
 
 
 def _time(table: Mapping[str, Constant], key: str) -> Interval | None:

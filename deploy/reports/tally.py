@@ -75,17 +75,20 @@ class Tally:
         each = _interval(self.profile.energy_pj, "sop")
         if each is None:
             return self.skip("sop", _why_missing(self.profile.energy_pj, "sop"))
-        stored, nonzero = self.counts.sop_stored, self.counts.sop_nonzero
+        paid = self.paid(self.counts.sop_stored, self.counts.sop_nonzero)
+        self.add("sop", "synaptic operations", int(paid.value), paid * each, self.profile.energy_pj["sop"])
+
+    def paid(self, stored: int, nonzero: int) -> Interval:
+        """How many of the operations the chip pays for, by its policy on weights of 0."""
         match self.profile.policy.zero_weight_skip:
             case "never":
-                paid = exactly(stored)
+                return exactly(stored)
             case "always":
-                paid = exactly(nonzero)
+                return exactly(nonzero)
             case "storage":
-                paid = Interval(value=float(stored), lo=float(nonzero), hi=float(stored))
+                return Interval(value=float(stored), lo=float(nonzero), hi=float(stored))
             case other:
                 raise ProfileError("unknown policy", where="zero_weight_skip", found=other)
-        self.add("sop", "synaptic operations", int(paid.value), paid * each, self.profile.energy_pj["sop"])
 
     def update(self) -> None:
         """All updates at one price; or driven and undriven ones apart; or, if nobody counted them, in between."""
@@ -119,8 +122,8 @@ class Tally:
             return self.skip("memory", "the profile has no constant for it")
         if words is None:
             return self.skip("memory", "needs the width of weights and states")
-        total, count, used = ZERO, 0, {}
-        for bits_stored, bits_moved in _traffic(self.counts, words):
+        total, moved, used = ZERO, ZERO, {}
+        for bits_stored, bits_moved in self.traffic(words):
             size = next(
                 (m for m in self.profile.memories if m.size_kib is None or bits_stored <= m.size_kib * KIBIBYTE_BITS),
                 None,
@@ -128,10 +131,27 @@ class Tally:
             each = None if size is None else _interval({"access": size.access_pj}, "access")
             if size is None or each is None:
                 return self.skip("memory", f"no price for a memory of {bits_stored} bits")
-            total += each.scaled(bits_moved / size.word_bits)
-            count += bits_moved
+            total += (each * bits_moved).scaled(1 / size.word_bits)
+            moved += bits_moved
             used[size.access_pj.name] = size.access_pj
-        self.add("memory", "memory bits moved", count, total, *used.values())
+        self.add("memory", "memory bits moved", int(moved.value), total, *used.values())
+
+    def traffic(self, words: MemoryWords) -> list[tuple[int, Interval]]:
+        """For each memory (one per connection, one per population): bits it stores, bits read and written.
+
+        Every SOP reads a weight, and reads and writes the state of its target; every update reads and writes one state.
+        """
+        rows = []
+        for synapse in self.counts.synapses:
+            reads = self.paid(synapse.sop_stored, synapse.sop_nonzero)
+            rows.append((synapse.weights * words.weight_bits, reads.scaled(words.weight_bits)))
+        for population in self.counts.populations:
+            arriving = [row for row in self.counts.synapses if population.name in row.targets]
+            accesses = exactly(population.updates)
+            for row in arriving:
+                accesses += self.paid(row.sop_stored, row.sop_nonzero)
+            rows.append((population.neurons * words.state_bits, accesses.scaled(2 * words.state_bits)))
+        return rows
 
     def host(self) -> None:
         """Dense first layers on the host; a chip of scope per_term also has processors that nobody priced."""
@@ -152,16 +172,3 @@ def _why_missing(table: Mapping[str, Constant], key: str) -> str:
     if key not in table:
         return "the profile has no constant for it"
     return f"{key} is not published" + (f": {table[key].note}" if table[key].note else "")
-
-
-def _traffic(counts: Counts, words: MemoryWords) -> list[tuple[int, int]]:
-    """For each memory (one per connection, one per population): bits it stores, bits read and written.
-
-    Every SOP reads a weight, and reads and writes the state of its target; every update reads and writes one state.
-    """
-    rows = [(row.weights * words.weight_bits, row.sop_stored * words.weight_bits) for row in counts.synapses]
-    for population in counts.populations:
-        arriving = sum(row.sop_stored for row in counts.synapses if population.name in row.targets)
-        accesses = 2 * (population.updates + arriving)
-        rows.append((population.neurons * words.state_bits, accesses * words.state_bits))
-    return rows

@@ -92,6 +92,7 @@ def test_static_energy_of_the_measured_run() -> None:
     assert whole.energy.value / MJ == pytest.approx(0.5676, abs=1e-4)
     assert cores.energy.value == pytest.approx(whole.energy.value * 74 / 128)
     assert not whole.lower_bound
+    assert whole.evidence == "measured"
     sdnn = price(made(stored=1, nonzero=1, updates=1, steps=1), load_profile("loihi2"), latency_s=1 / 16.87)
     assert sdnn.static[0].energy.hi / MJ == pytest.approx(16.70, abs=0.01)
 
@@ -101,7 +102,9 @@ def test_the_latency_bound_is_below_the_measured_time() -> None:
     assert latency is not None
     assert latency.mode == "lower bound"
     assert 0 < latency.seconds.lo <= latency.seconds.hi < 2.4455e-3
-    assert all(share.lower_bound for share in price(PILOTNET, load_profile("loihi2")).static)
+    shares = price(PILOTNET, load_profile("loihi2")).static
+    assert all(share.lower_bound for share in shares)
+    assert {share.evidence for share in shares} == {"derived"}  # a measured power times a derived time
 
 
 def test_shipped_measurements_are_the_golden_numbers() -> None:
@@ -159,6 +162,7 @@ def test_memory_needs_declared_words_and_pays_by_the_size_of_the_memory() -> Non
     )
     assert term.count == 1000 * 8 + 2 * (1600 + 1000) * 24
     assert term.energy.value == pytest.approx(term.count / 64 * 10)  # both fit into 8 KiB
+    assert term.energy.lo == pytest.approx((900 * 8 + 2 * (1600 + 900) * 24) / 64 * 10)  # weights of 0 not stored
     wide = next(
         t
         for t in price(counts, profile, memory=MemoryWords(weight_bits=128, state_bits=24)).terms
