@@ -10,13 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
-from importlib import resources
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +20,14 @@ from numpy.typing import NDArray
 
 from avsnn.errors import InputError
 from avsnn.train.data import cache, features, images, speech
+from avsnn.train.data.levels import LEVELS, Level
+from avsnn.train.data.sources import CLASSES, SPLITS, read_asset, source
 
 ASSET_VERSION = "1"
 """Raised whenever the asset or the recipe changes, so that old cache files are not read."""
 
 RATE = 16_000
 """Samples per second of the speech."""
-
-CLASSES = 10
-"""Digits 0..9; the label is the digit."""
-
-SPLITS = {"train": 0, "val": 1, "test": 2}
-"""Split to its word in the seed, which is also its default seed."""
 
 MAX_COUNT = 1_000_000
 """Most pairs in one call: 1.8 GB, half an hour."""
@@ -48,42 +39,6 @@ EVAL_SHA256 = "a96ae76ffed0cf60df5b272a2e2c89cd16d6c53b72840c4ad74f99c55e7dcbe8"
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Level:
-    """How hard the pairs are. Ranges are drawn from evenly; standard deviations and heights are in units of white.
-
-    Args:
-        snr_db: speech to noise.
-        noise: standard deviation of image noise.
-        occlusion: probability that a part of the digit is hidden.
-        occlusion_px: side of what hides it, both ends included.
-        contrast: factor on the digit.
-        background: largest height of the smooth background.
-    """
-
-    snr_db: tuple[float, float]
-    noise: tuple[float, float]
-    occlusion: float
-    occlusion_px: tuple[int, int]
-    contrast: tuple[float, float]
-    background: float
-
-
-def _level(snr: Any, noise: Any, occlusion: float, px: Any, contrast: Any, background: float) -> Level:
-    return Level(
-        snr_db=snr, noise=noise, occlusion=occlusion, occlusion_px=px, contrast=contrast, background=background
-    )
-
-
-LEVELS = {
-    "easy": _level((15, 30), (0.0, 0.1), 0.0, (6, 9), (0.8, 1.0), 0.1),
-    "mid": _level((3, 20), (0.05, 0.3), 0.5, (6, 11), (0.5, 1.0), 0.25),
-    "harder": _level((-3, 15), (0.05, 0.4), 0.6, (7, 14), (0.35, 1.0), 0.3),
-    "hard": _level((-8, 8), (0.15, 0.55), 0.8, (8, 16), (0.3, 0.8), 0.4),
-}
-"""`mid` is the default: neither modality alone suffices, both together do well."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,9 +58,9 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.label)
 
-    def __getitem__(self, index: slice | NDArray[np.integer] | Sequence[int]) -> Pairs:
-        """The pairs at `index`, in that order (a slice, or an array of places; a single number is not meant)."""
-        where = index if isinstance(index, slice) else np.asarray(index)
+    def __getitem__(self, index: slice | int | NDArray[np.integer] | Sequence[int]) -> Pairs:
+        """The pairs at `index`, in that order; a single number gives one pair."""
+        where = index if isinstance(index, slice) else np.atleast_1d(np.asarray(index))
         return Pairs(image=self.image[where], audio=self.audio[where], label=self.label[where])
 
     def inputs(self) -> dict[str, NDArray[np.float32]]:
@@ -120,18 +75,6 @@ class Pairs:
 def _unit(code: NDArray[np.uint8]) -> NDArray[np.float32]:
     """0..255 to 0..1, float32."""
     return np.divide(code, 255, dtype=np.float32)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Source:
-    """What one split draws from: digits (n, 8, 8) and words, each with its labels."""
-
-    digits: NDArray[np.uint8]
-    digit_labels: NDArray[np.int64]
-    digit_index: NDArray[np.int64]
-    words: tuple[NDArray[np.float64], ...]
-    word_labels: NDArray[np.int64]
-    voices: tuple[str, ...]
 
 
 def make(
@@ -178,7 +121,7 @@ def frozen() -> Pairs:
     Raises:
         InputError: the installed file is damaged or missing.
     """
-    arrays = _read_asset("avdigits_eval_v1.npz")
+    arrays = read_asset("avdigits_eval_v1.npz")
     found = cache.digest(arrays)
     if found != EVAL_SHA256:
         raise InputError(
@@ -214,48 +157,6 @@ def s_cmrl_audio(wave: NDArray[np.int16]) -> NDArray[np.float32]:
     """S-CMRL's (257, 63) log-spectrogram of one recording of `waveforms`."""
     at_rate = features.resample(wave / speech.FULL_SCALE, RATE, features.SPECTROGRAM_RATE)
     return features.s_cmrl_spectrogram(at_rate)
-
-
-@lru_cache(maxsize=len(SPLITS))
-def source(split: str) -> Source:
-    """Digits and words that `split` draws from. No image is in two splits; test voices are in no other."""
-    asset = _read_asset("avdigits_flite_16k.npz")
-    part = "test" if split == "test" else "train"
-    index = np.flatnonzero(_split_of_images(asset) == SPLITS[split])
-    ends = np.cumsum(asset[f"{part}_len"].astype(np.int64))
-    words = np.split(speech.decode_mu_law(asset[f"{part}_pcm"]), ends[:-1])
-    return Source(
-        digits=asset["img"][index],
-        digit_labels=asset["img_y"][index].astype(np.int64),
-        digit_index=index,
-        words=tuple(words),
-        word_labels=asset[f"{part}_y"].astype(np.int64),
-        voices=tuple(str(name).removeprefix("f_") for name in asset[f"{part}_names"]),
-    )
-
-
-def _split_of_images(asset: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
-    """(1797,) number of each image's split: the asset marks test; of each digit's others, every tenth is val."""
-    split = np.where(asset["img_test"], SPLITS["test"], SPLITS["train"])
-    for digit in range(CLASSES):
-        others = np.flatnonzero((asset["img_y"] == digit) & ~asset["img_test"])
-        split[others[::10]] = SPLITS["val"]
-    return split
-
-
-@lru_cache(maxsize=4)
-def _asset_bytes(name: str) -> bytes:
-    return (resources.files("avsnn.train.data") / "assets" / name).read_bytes()
-
-
-def _read_asset(name: str) -> dict[str, NDArray[Any]]:
-    try:
-        with np.load(BytesIO(_asset_bytes(name)), allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(
-            "cannot be read", where=f"avsnn/train/data/assets/{name}", found=repr(error), remedy="install avsnn again"
-        ) from error
 
 
 def _checked(count: int, split: str, seed: int | None, level: str) -> int:

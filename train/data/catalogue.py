@@ -7,6 +7,8 @@ from typing import Any
 
 from avsnn.errors import InputError
 from avsnn.train.data import avdigits, features
+from avsnn.train.data.levels import LEVELS
+from avsnn.train.data.sources import CLASSES, SPLITS, source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ AVDIGITS = Entry(
     name="avdigits",
     summary="A handwritten and a spoken digit, both degraded so that neither alone suffices.",
     modalities=("image", "audio"),
-    classes=avdigits.CLASSES,
+    classes=CLASSES,
     counts={"generated": "any", "frozen": f"{avdigits.EVAL_COUNT} ({avdigits.EVAL_NAME})"},
     licence="CC BY 4.0 (images), CMU Flite licence (speech)",
     credits=(
@@ -84,10 +86,10 @@ def describe(entry: Entry) -> dict[str, Any]:
             },
             "label": {"shape": ["count"], "dtype": "int64", "meaning": "the digit, 0..9"},
         },
-        "splits": {split: _split(split) for split in avdigits.SPLITS},
+        "splits": {split: _split(split) for split in SPLITS},
         "split_rule": "images: 75 % train and val, 25 % test, every tenth of a digit's train images is val "
         "(writers are not identified, so no split by writer); speech: by voice, val hears the training voices",
-        "levels": {name: asdict(level) for name, level in avdigits.LEVELS.items()},
+        "levels": {name: asdict(level) for name, level in LEVELS.items()},
         "frozen": {
             "name": avdigits.EVAL_NAME,
             "count": len(pairs),
@@ -98,10 +100,10 @@ def describe(entry: Entry) -> dict[str, Any]:
 
 
 def _split(name: str) -> dict[str, Any]:
-    stock = avdigits.source(name)
+    stock = source(name)
     return {
         "images": len(stock.digits),
         "words": len(stock.words),
         "voices": list(stock.voices),
-        "seed": avdigits.SPLITS[name],
+        "seed": SPLITS[name],
     }

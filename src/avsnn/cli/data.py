@@ -23,13 +23,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verbs and their options."""
     parser.epilog = _EXAMPLE
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    listing = verbs.add_parser("list", help="one line per data set")
-    info = verbs.add_parser("info", help="shapes, ranges, splits, credits and hash of one data set")
+    listing = verbs.add_parser("list", help="one line per data set", epilog="example: avsnn data list")
+    info = verbs.add_parser(
+        "info",
+        help="shapes, ranges, splits, credits and hash of one data set",
+        epilog="example: avsnn data info avdigits --json",
+    )
     make = verbs.add_parser(
         "make",
         help="generate pairs into an npz file",
         description="Write the arrays image, audio (uint8) and label (int64) to an npz file. "
         "The same options give the same integers everywhere.",
+        epilog="example: avsnn data make avdigits --count 2000 --split test --out test.npz",
     )
     for verb in (info, make):
         verb.add_argument("name", metavar="NAME", help="data set, see: avsnn data list")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from avsnn.errors import InputError
-from avsnn.train.data import avdigits, cache
+from avsnn.train.data import avdigits, cache, features, sources
 
 
 def digest(pairs: avdigits.Pairs) -> str:
@@ -32,21 +32,21 @@ def test_any_part_of_the_frozen_set_can_be_made_alone() -> None:
 def test_one_changed_grey_value_breaks_the_digest(monkeypatch: pytest.MonkeyPatch) -> None:
     arrays = {name: array.copy() for name, array in avdigits.frozen().arrays().items()}
     arrays["image"][17, 0, 5, 5] ^= 1
-    monkeypatch.setattr(avdigits, "_read_asset", lambda name: arrays)
+    monkeypatch.setattr(avdigits, "read_asset", lambda name: arrays)
     with pytest.raises(InputError, match="digest differs") as caught:
         avdigits.frozen()
     assert caught.value.limit == avdigits.EVAL_SHA256
 
 
 def test_a_missing_or_broken_asset_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(avdigits, "_asset_bytes", lambda name: b"PK damaged")
+    monkeypatch.setattr(sources, "_asset_bytes", lambda name: b"PK damaged")
     with pytest.raises(InputError, match=r"avdigits_eval_v1\.npz: cannot be read"):
         avdigits.frozen()
 
 
 def test_the_generated_integers_are_those_of_every_other_version() -> None:
     """Made alike under numpy 1.26 and scipy 1.15, and numpy 2.5 and scipy 1.18."""
-    found = {split: digest(make(40, split=split))[:16] for split in avdigits.SPLITS}
+    found = {split: digest(make(40, split=split))[:16] for split in sources.SPLITS}
     assert found == {"train": "31224559cc365211", "val": "9a608c4ba6a9802a", "test": "6cf29d30f4841e37"}
     waves, _ = avdigits.waveforms(20, split="val", level="hard", seed=7)
     assert hashlib.sha256(waves.astype("<i2").tobytes()).hexdigest()[:16] == "174a26c1024fba78"
@@ -100,23 +100,21 @@ def test_the_level_is_the_noise() -> None:
 
 
 def test_splits_share_no_image_and_test_voices_are_new() -> None:
-    sources = {split: avdigits.source(split) for split in avdigits.SPLITS}
-    index = [set(source.digit_index.tolist()) for source in sources.values()]
+    stock = {split: sources.source(split) for split in sources.SPLITS}
+    index = [set(source.digit_index.tolist()) for source in stock.values()]
     assert sum(len(part) for part in index) == len(set.union(*index)) == 1797
-    pictures = [set(map(bytes, source.digits)) for source in sources.values()]
+    pictures = [set(map(bytes, source.digits)) for source in stock.values()]
     assert not pictures[0] & pictures[1]
     assert not (pictures[0] | pictures[1]) & pictures[2]
-    assert sources["test"].voices == ("rms",)
-    assert sources["train"].voices == sources["val"].voices == ("awb", "kal16", "slt")
-    for source in sources.values():
+    assert stock["test"].voices == ("rms",)
+    assert stock["train"].voices == stock["val"].voices == ("awb", "kal16", "slt")
+    for source in stock.values():
         assert len(source.words) == len(source.word_labels)
         assert np.bincount(source.word_labels, minlength=10).min() > 0
         assert np.bincount(source.digit_labels, minlength=10).min() >= 13
 
 
 def test_waveforms_are_what_the_audio_was_made_from() -> None:
-    from avsnn.train.data import features
-
     waves, label = avdigits.waveforms(3, split="val")
     pairs = make(3, split="val")
     assert waves.shape == (3, 16000)
@@ -131,6 +129,7 @@ def test_waveforms_are_what_the_audio_was_made_from() -> None:
 def test_pairs_cannot_be_reassigned_and_slice() -> None:
     pairs = avdigits.frozen()
     assert len(pairs[:64]) == 64
+    assert digest(pairs[5]) == digest(pairs[5:6])
     with pytest.raises(dataclasses.FrozenInstanceError):
         pairs.label = pairs.label[:1]  # type: ignore[misc]
 

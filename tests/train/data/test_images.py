@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 from scipy.ndimage import zoom
 
-from avsnn.train.data import avdigits, images
+from avsnn.train.data import images, sources
 
 
 def rng() -> np.random.Generator:
     return np.random.default_rng(1)
 
 
-DIGITS = avdigits.source("train").digits[:20]
+DIGITS = sources.source("train").digits[:20]
 
 
 @pytest.mark.parametrize("threshold", images.INK_THRESHOLDS)

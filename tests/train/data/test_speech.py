@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from avsnn.train.data import avdigits, speech
+from avsnn.train.data import sources, speech
 
 RATE = 16_000
 
@@ -92,7 +92,7 @@ def test_placing_keeps_a_short_word_whole_and_cuts_a_long_one() -> None:
 
 @pytest.mark.parametrize("snr_db", [0.0, 20.0])
 def test_a_recording_has_the_length_peak_and_noise_asked_for(snr_db: float) -> None:
-    stock = avdigits.source("train")
+    stock = sources.source("train")
     quiet = speech.record(stock.words[0], rng(), rate=RATE, snr_db=(200, 200), others=stock.words)
     noisy = speech.record(stock.words[0], rng(), rate=RATE, snr_db=(snr_db, snr_db), others=stock.words)
     for wave in (quiet, noisy):
