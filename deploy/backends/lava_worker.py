@@ -1,0 +1,159 @@
+"""Runs in the Lava interpreter: requests on stdin to answers on the first stdout, one JSON object per line.
+
+Started as a script with ``-I`` in a private, empty folder and as the leader of its own process group; it imports
+nothing of avsnn. Each request is carried out in a fork, so that a crash costs one request and Lava is imported once.
+When stdin closes, whoever started this is gone: the folder is removed and the whole group killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import importlib.util
+import json
+import multiprocessing.process
+import os
+import queue
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+GRACE_S = 0.5  # for the shared memory of killed Lava processes to be released
+POLL_S = 0.2
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+WARM = ("lava.proc.lif.process", "lava.proc.sparse.process", "lava.proc.io.source", "lava.magma.core.run_configs")
+
+
+def main() -> None:
+    """Serve requests until stdin closes."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # survive `end`, which stops everyone else first
+    os.register_at_fork(after_in_child=follow_parent)
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what Lava prints is a log, not an answer
+    requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=listen, args=(requests,), daemon=True).start()
+    try:
+        for name in WARM:
+            importlib.import_module(name)
+        ready: dict[str, Any] = {"ready": True, "python": sys.version.split()[0]}
+    except Exception:  # the core shows it
+        ready = {"ready": False, "log": traceback.format_exc()}
+    answers.write(json.dumps(ready) + "\n")
+    while True:
+        answers.write(json.dumps(serve(requests.get())) + "\n")
+
+
+def follow_parent() -> None:
+    """In every forked process: be terminated when the parent dies, however it dies."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def listen(requests: queue.SimpleQueue[dict[str, Any]]) -> None:
+    """Queue what arrives on stdin; end everything when it closes."""
+    pending = b""
+    while data := os.read(0, 65536):  # not sys.stdin: its lock would be held while the main thread forks
+        *lines, pending = (pending + data).split(b"\n")
+        for line in lines:
+            requests.put(json.loads(line))
+    end()
+
+
+def end() -> None:
+    """Stop every process of the group, this one last."""
+    shutil.rmtree(Path.cwd(), ignore_errors=True)
+    os.killpg(0, signal.SIGTERM)
+    time.sleep(GRACE_S)
+    os.killpg(0, signal.SIGKILL)
+
+
+def serve(request: dict[str, Any]) -> dict[str, Any]:
+    """Carry out one request in a fork: {"folder", "inputs", "out", "record"}, all paths."""
+    out = Path(request["out"])
+    started = time.perf_counter()
+    child = os.fork()
+    if child == 0:
+        carry_out(request, out)
+    _, status = os.waitpid(child, 0)
+    seconds = time.perf_counter() - started
+    if status == 0 and (out / "run.json").exists():
+        return {"done": True, "seconds": seconds}
+    answer: dict[str, Any] = {"done": False, "kind": "", "message": f"ended with status {status}", "seconds": seconds}
+    with contextlib.suppress(OSError, ValueError):
+        answer.update(json.loads((out / "error.json").read_text(encoding="utf-8")))
+    with contextlib.suppress(OSError):
+        answer["log"] = (out / "log.txt").read_text(encoding="utf-8", errors="replace")[-4000:]
+    return answer
+
+
+def carry_out(request: dict[str, Any], out: Path) -> None:
+    """In the fork: run the export's own script; never returns."""
+    status = 1
+    try:
+        out.mkdir()
+        log = os.open(out / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for source, target in ((nothing, 0), (log, 1), (log, 2)):
+            os.dup2(source, target)
+        threading.Thread(target=watch, args=(out,), daemon=True).start()
+        spec = importlib.util.spec_from_file_location("network", Path(request["folder"]) / "network.py")
+        assert spec is not None
+        assert spec.loader is not None
+        network = importlib.util.module_from_spec(spec)
+        sys.modules["network"] = network
+        spec.loader.exec_module(network)
+        inputs = {name: np.load(file, allow_pickle=False) for name, file in request["inputs"].items()}
+        network.run(inputs, out, request["record"])
+        status = 0
+    except BaseException as error:
+        traceback.print_exc()
+        fail(out, type(error).__name__, str(error))
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # no clean-up of what belongs to the parent; Lava's processes follow
+
+
+def watch(out: Path) -> None:
+    """End the request when a Lava process failed: Lava itself would wait for ever."""
+    seen: set[Any] = set()
+    while True:
+        time.sleep(POLL_S)
+        seen.update(tuple(multiprocessing.process._children))  # type: ignore[attr-defined]  # active_children() reaps
+        for process in seen:
+            if reason := failure(process):
+                sys.stderr.write(reason + "\n")
+                sys.stderr.flush()
+                fail(out, "LavaProcess", reason.strip().splitlines()[-1])
+                os._exit(1)
+
+
+def failure(process: Any) -> str:
+    """Return the traceback or signal that ended a Lava process, if one did."""
+    with contextlib.suppress(OSError, ValueError, EOFError, AttributeError):  # closed while we look: it ended well
+        if process.exception:
+            return str(process.exception[1])
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # looks, does not reap
+        if ended is not None and ended.si_code in (os.CLD_KILLED, os.CLD_DUMPED):
+            return f"a Lava process was killed by signal {ended.si_status}"
+    return ""
+
+
+def fail(out: Path, kind: str, message: str) -> None:
+    """Leave the reason for `serve`."""
+    with contextlib.suppress(OSError):
+        (out / "error.json").write_text(json.dumps({"kind": kind, "message": message}), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

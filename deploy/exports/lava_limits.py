@@ -1,0 +1,143 @@
+"""What Lava would change in silence: found here, before anything is written.
+
+Stock `Sparse` clips weights to their sign mode and clears low bits, `LIF` keeps bias mantissas in int16, messages are
+int32, and u wraps once at 2^23 (https://github.com/lava-nc/lava, ``lava.proc.sparse.models``, ``lava.proc.lif.models``,
+version 0.10.0). A weight, bias or threshold that would not survive is an error. Whether u can leave its 24 bits is
+decided from the weights alone where they bound it; elsewhere the export carries a guard that watches the run.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from avsnn.convert.ir import fixed_nodes as fixed
+from avsnn.convert.ir.graph import Graph
+from avsnn.convert.ir.node import Array, Node
+from avsnn.errors import CapabilityError, QuantizeError
+
+STATE_BITS = 24
+MESSAGE_LIMIT = 2**31
+BIAS_MANT_LIMIT = 2**15
+THRESHOLD_LIMIT = 2**17
+DELAY_LIMIT = 63
+SIGN_RANGES = {"mixed": (-256, 254, 2), "excitatory": (0, 255, 1), "inhibitory": (-255, 0, 1)}  # low, high, step
+
+
+def check_synapse(node: fixed.Synapse) -> None:
+    """Raise unless stock Sparse applies exactly ``node.weight``, every ``1 + delay`` steps.
+
+    Raises:
+        QuantizeError: a mantissa that Lava would clip or truncate, a negative exponent, or a delay above 63.
+    """
+    if node.sign_mode not in SIGN_RANGES:
+        raise QuantizeError("unknown sign mode", where=node.name, found=node.sign_mode, limit=", ".join(SIGN_RANGES))
+    low, high, step = SIGN_RANGES[node.sign_mode]
+    mant = node.weight_mant.astype(np.int64)
+    wrong = mant[(mant < low) | (mant > high) | (mant % step != 0)]
+    if wrong.size:
+        grid = "even, " if step == 2 else ""
+        raise QuantizeError(
+            f"{wrong.size} {node.sign_mode} weight mantissas that Lava would change",
+            where=node.name,
+            found=int(wrong.flat[0]),
+            limit=f"{grid}{low} to {high}",
+            remedy="quantise for loihi2",
+        )
+    if not 0 <= node.weight_exp <= 24:
+        raise QuantizeError("weight exponent", where=node.name, found=node.weight_exp, limit="0 to 24")
+    delays = delays_of(node)
+    if delays.min() < 0 or delays.max() > DELAY_LIMIT:
+        found = f"{delays.min()} to {delays.max()}"
+        raise QuantizeError("synaptic delay", where=node.name, found=found, limit=f"0 to {DELAY_LIMIT}")
+
+
+def delays_of(node: fixed.Synapse) -> Array:
+    """Delay of every output, or one for all."""
+    delays = np.array([node.delay], dtype=np.int64)
+    if isinstance(node, fixed.FixedLinear) and node.output_delay is not None:
+        delays = delays + node.output_delay
+    return delays
+
+
+def check_population(node: fixed.FixedLIF) -> None:
+    """Raise unless stock LIF keeps the population's constants as they are.
+
+    Raises:
+        QuantizeError: a state width, threshold, decay or bias that Lava would change.
+    """
+    mant = np.asarray(node.bias_mant, dtype=np.int64)
+    rules: tuple[tuple[str, object, bool, str], ...] = (
+        ("state width in bits", node.state_bits, node.state_bits == STATE_BITS, f"{STATE_BITS}"),
+        ("threshold mantissa", node.threshold_mant, abs(node.threshold_mant) < THRESHOLD_LIMIT, "17 bits"),
+        ("decay of u", node.decay_u, -1 <= node.decay_u <= 4095, "-1 to 4095"),
+        ("decay of v", node.decay_v, 0 <= node.decay_v <= 4096, "0 to 4096"),
+        ("bias exponent", node.bias_exp, 0 <= node.bias_exp <= 15, "0 to 15"),
+        (
+            "bias mantissa",
+            f"{mant.min()} to {mant.max()}",
+            -BIAS_MANT_LIMIT <= mant.min() <= mant.max() < BIAS_MANT_LIMIT,
+            "16 bits",
+        ),
+        ("reset interval", node.reset_interval, node.reset_interval >= 0, "not negative"),
+    )
+    for what, found, fine, limit in rules:
+        if not fine:
+            raise QuantizeError(f"{what} that Lava would change", where=node.name, found=found, limit=limit)
+
+
+def guard_limit(graph: Graph, node: fixed.FixedLIF) -> int | None:
+    """Largest |input| that keeps u inside its 24 bits, or None where the weights already guarantee it.
+
+    ``|u| <= 64 max|a| sum_i r^i`` with ``r = (4095 - decay_u) / 4096`` over the steps between resets.
+
+    Raises:
+        QuantizeError: the input may overflow int32 messages, or no input bound could keep u in range.
+    """
+    bound = sum(_reach(graph, source) for source in graph.sources(node))
+    if bound >= MESSAGE_LIMIT:
+        raise QuantizeError("input may leave 32 bits", where=node.name, found=bound, limit=MESSAGE_LIMIT - 1)
+    rest = (fixed.NO_CURRENT_MEMORY - node.decay_u) / 4096
+    if rest == 1:
+        memory = float(node.reset_interval or math.inf)
+    else:
+        memory = (1 - rest ** (node.reset_interval or math.inf)) / (1 - rest)
+    limit = int((2 ** (STATE_BITS - 1) - 1) / (memory * 2**fixed.ACTIVATION_SHIFT))
+    if limit < 1:
+        raise QuantizeError("u has no leak and no reset, so nothing bounds it in Lava", where=node.name)
+    return None if bound <= limit else limit
+
+
+def _reach(graph: Graph, source: Node) -> int:
+    """Largest |a| that one synapse or current can contribute to any neuron."""
+    match source:
+        case fixed.HeldCurrent():
+            if source.port == "bias":
+                return 0
+            low, high = _range(graph.by_name[source.inputs[0]])
+            down, up = _sums(source.weight.astype(np.int64), low, high)
+            bias = np.asarray(source.bias, dtype=np.int64)
+            largest = max(abs(int(down) + int(bias.min())), abs(int(up) + int(bias.max())))
+            return ((largest >> source.shift) + 1) << source.lift
+        case fixed.Synapse():
+            down, up = _sums(source.weight, *_range(graph.by_name[source.inputs[0]]))
+            return max(abs(int(down)), abs(int(up)))
+        case _:
+            raise CapabilityError(
+                f"a population cannot read a {source.kind} without a synapse in Lava", where=source.name
+            )
+
+
+def _range(source: Node) -> tuple[int, int]:
+    """Smallest and largest message of a node; padding adds 0."""
+    if isinstance(source, fixed.FixedInput):
+        return min(source.low, 0), max(source.high, 0)
+    return 0, 1
+
+
+def _sums(weight: Array, low: int, high: int) -> tuple[Array, Array]:
+    """Lowest and highest weighted sum of any output."""
+    flat = weight.reshape(len(weight), -1)
+    down = np.minimum(flat * low, flat * high).sum(axis=1).min()
+    return down, np.maximum(flat * low, flat * high).sum(axis=1).max()

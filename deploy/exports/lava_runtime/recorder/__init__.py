@@ -1,0 +1,1 @@
+"""Processes that listen. A folder of its own because Lava imports every file beside a Process."""
