@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="avsnn",
-        description="From a spiking network trained in PyTorch to neuromorphic hardware, proved to be the same network.",
+        description="From a spiking network trained in PyTorch to neuromorphic hardware, and proved to be the same.",
         epilog="example: avsnn convert examples/models/avdigits-tiny.pt --target loihi2 --out build/demo",
     )
     parser.add_argument("--version", action="version", version=f"avsnn {__version__}")

@@ -1,0 +1,130 @@
+"""Everything a conversion measured, as one JSON object; `avsnn.deploy.reports.render` makes it readable.
+
+Times are not in it (they go to ``timing.json``), so that the same inputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from avsnn.convert.equivalence import Check
+from avsnn.convert.ir import fixed_nodes as fixed
+from avsnn.convert.ir.activity import Activity
+from avsnn.convert.ir.graph import Graph
+from avsnn.convert.ir.node import Array
+from avsnn.deploy.capability import Capability
+from avsnn.deploy.reports.counts import Counts
+from avsnn.deploy.reports.energy import EnergyReport
+from avsnn.train.proportion import PairedDifference, Proportion
+
+SCHEMA = 1
+
+
+def build_report(
+    *,
+    meta: Mapping[str, Any],
+    record: Mapping[str, Any],
+    graph: Graph,
+    activity: Activity,
+    executions: Sequence[Check],
+    accuracy: Mapping[str, Any],
+    counts: Counts,
+    energy: Iterable[EnergyReport],
+    capabilities: Sequence[Capability],
+) -> dict[str, Any]:
+    """Put the parts together.
+
+    Args:
+        meta: of the bundle.
+        record: of the bundle: what the conversion proved.
+        graph: the scheduled graph.
+        activity: of the compared samples.
+        executions: comparisons of reference, simulator and Lava.
+        accuracy: see `accuracy_table`.
+        counts: operations of the compared samples.
+        energy: one report per profile.
+        capabilities: the target's answer per node.
+    """
+    return {
+        "schema": SCHEMA,
+        "meta": dict(meta),
+        "accuracy": dict(accuracy),
+        "proofs": [{k: v for k, v in check.items() if k != "populations"} for check in record["checks"]],
+        "integers_checked": record["integers_checked"],
+        "tie_windows_checked": sum(n["windows"] for n in record["neurons"]),
+        "executions": [_execution(check) for check in executions],
+        "populations": [_population(node, activity, executions) for node in graph.of(fixed.FixedLIF)],
+        "delays": record["delays"],
+        "latency_steps": record["latency_steps"],
+        "agreement": record["agreement"],
+        "capabilities": {
+            "by_answer": dict(sorted(Counter(c.answer for c in capabilities).items())),
+            "nodes": [asdict(c) for c in capabilities],
+        },
+        "counts": counts.to_json(),
+        "energy": {report.profile: report.to_json() for report in energy},
+    }
+
+
+def accuracy_table(labels: Array, answers: Mapping[str, Array], *, data: str) -> dict[str, Any]:
+    """Accuracy of each stage or back end on the same samples, and the paired difference of the integers to the float.
+
+    Args:
+        labels: (B,).
+        answers: name to scores (B, K); the first is what the others are compared with.
+        data: name of the samples.
+    """
+    right = {name: scores.argmax(axis=1) == labels for name, scores in answers.items()}
+    first, *others = right
+    table: dict[str, Any] = {
+        "data": data,
+        "samples": len(labels),
+        "stages": {name: Proportion(correct=int(r.sum()), count=len(labels)).record() for name, r in right.items()},
+        "against": first,
+        "differences": {},
+    }
+    for name in others:
+        pair = PairedDifference(
+            only_a=int((right[first] & ~right[name]).sum()),
+            only_b=int((right[name] & ~right[first]).sum()),
+            count=len(labels),
+        )
+        table["differences"][name] = pair.record()
+    return table
+
+
+def _execution(check: Check) -> dict[str, Any]:
+    return {
+        "name": check.name,
+        "data": check.data,
+        "samples": check.samples,
+        "compared": check.compared,
+        "mismatches": 0,  # a single one would have stopped the conversion
+        "silent": list(check.silent),
+        "controls_noticed": list(check.controls),
+    }
+
+
+def _population(node: fixed.FixedLIF, activity: Activity, executions: Sequence[Check]) -> dict[str, Any]:
+    spikes = activity.spikes[node.name]
+    compared = {
+        check.name: p.spikes + p.states for check in executions for p in check.populations if p.name == node.name
+    }
+    states = activity.states[node.name]
+    return {
+        "name": node.name,
+        "role": node.role,
+        "neurons": int(np.prod(node.shape)),
+        "offset": node.offset,
+        "rate": float(spikes.mean()),
+        "compared": compared,
+        "mismatches": 0,
+        "u_max": int(np.abs(states["u"]).max(initial=0)),
+        "v_max": int(np.abs(states["v"]).max(initial=0)),
+        "state_limit": 2 ** (node.state_bits - 1) - 1,
+    }

@@ -1,0 +1,163 @@
+"""Turn a checkpoint into a bundle: integers, proofs, Lava export and report.
+
+The network is traced, folded, quantised and scheduled, each step proved before the next; then the integers run on the
+reference interpreter, on the CPU simulator and in Lava, and every spike and state is compared. The bundle is written
+only if all of that held.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from avsnn.cli.inputs import Labelled, labelled, load_source
+from avsnn.cli.progress import steps
+from avsnn.convert.bundle import Bundle, seal, staged, write_json
+from avsnn.convert.ir.fixed_interpreter import to_integers
+from avsnn.convert.ir.interpreter import interpret
+from avsnn.convert.pipeline import Progress, batches, convert
+from avsnn.deploy.backends.cpu import simulate
+from avsnn.deploy.capability import capabilities
+from avsnn.deploy.executions import Executions, execute_all
+from avsnn.deploy.reports.counts import count
+from avsnn.deploy.reports.energy import price
+from avsnn.deploy.reports.render import render_report
+from avsnn.deploy.reports.report import accuracy_table, build_report
+from avsnn.errors import InputError
+from avsnn.hw_profiles.profile import load_profile
+
+NO_LAVA = ("cpu",)  # targets that Lava has nothing to do with
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.add_argument("model", help="checkpoint (.pt as avsnn-train writes it), or weights with --module")
+    parser.add_argument("--target", default="loihi2", help="hardware profile: a name or a .toml file (default loihi2)")
+    parser.add_argument("--out", required=True, help="folder to write")
+    parser.add_argument("--force", action="store_true", help="replace a bundle that is there")
+    parser.add_argument("--backend", choices=("lava", "cpu"), help="cpu leaves Lava out (default: lava for loihi2)")
+    parser.add_argument("--data", help="labelled samples: avdigits or FILE.npz (default: what the checkpoint names)")
+    parser.add_argument("--samples", type=int, default=64, help="samples compared on every back end (default 64)")
+    parser.add_argument("--calibration", metavar="FILE.npz", help="training inputs that set the scales")
+    parser.add_argument("--module", metavar="PKG.MOD:FACTORY", help="MODEL is a state dict for what FACTORY() returns")
+    parser.add_argument("--timesteps", type=int, help="steps of a window, where the module does not say")
+    parser.add_argument("--weight-bits", type=int, help="fewer than the target stores")
+    parser.add_argument("--profiles", default="loihi2,loihi1,cmos45", help="profiles to price, comma separated")
+    parser.add_argument("--seed", type=int, default=0, help="of generated inputs (default 0)")
+    parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds that Lava may take")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.epilog = (
+        "examples:\n"
+        "  avsnn-convert examples/models/avdigits-tiny.pt --target loihi2 --out build/demo\n"
+        "  avsnn-convert net.pt --target cpu --out build/net --data test.npz\n"
+        "  avsnn-convert weights.pth --module mynets.resnet:make --calibration train.npz --out build/mine"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert, execute, report."""
+    profile = load_profile(args.target)
+    priced = [load_profile(name) for name in args.profiles.split(",") if name]
+    if args.samples < 1:
+        raise InputError("samples must be positive", where="--samples", found=args.samples)
+    use_lava = _use_lava(args.backend, profile.id)
+    with staged(args.out, force=args.force) as folder, steps(quiet=args.json) as progress:
+        start = time.perf_counter()
+        source, calibration, name = load_source(args.model, args.module, args.calibration)
+        data = labelled(args.data or name)
+        bundle = convert(
+            source,
+            calibration,
+            target=args.target,
+            calibration=calibration,
+            timesteps=args.timesteps,
+            weight_bits=args.weight_bits,
+            seed=args.seed,
+            progress=progress,
+        )
+        bundle.write(folder)
+        done = _execute(bundle, folder, data, args.samples, use_lava, args.timeout, progress)
+        progress("accuracy")
+        accuracy = _accuracy(bundle, data) if data is not None else {}
+        progress("counting operations")
+        scheduled = bundle.graph("scheduled")
+        counts = count(scheduled, done.activity.spikes, driven=True)
+        report = build_report(
+            meta=bundle.meta,
+            record=bundle.record,
+            graph=scheduled,
+            activity=done.activity,
+            executions=done.checks,
+            accuracy=accuracy,
+            counts=counts,
+            energy=[price(counts, each) for each in priced],
+            capabilities=capabilities(scheduled, profile),
+        )
+        timing = {**bundle.seconds, **done.seconds, "all": time.perf_counter() - start}
+        write_json(folder / "report.json", report)
+        write_json(folder / "timing.json", timing)
+        seal(folder, bundle.meta)
+    _show(args, report, timing, use_lava)
+    return 0
+
+
+def _use_lava(backend: str | None, target: str) -> bool:
+    """Whether to run Lava; asked before any work, so that a missing environment is an error at once."""
+    if backend == "cpu" or (backend is None and target in NO_LAVA):
+        return False
+    from avsnn.deploy import lava_env
+
+    lava_env.require()
+    return True
+
+
+def _execute(
+    bundle: Bundle,
+    folder: Path,
+    data: Labelled | None,
+    samples: int,
+    use_lava: bool,
+    timeout_s: float,
+    progress: Progress,
+) -> Executions:
+    scheduled = bundle.graph("scheduled")
+    lava = None
+    if bundle.meta["target"] not in NO_LAVA:
+        from avsnn.deploy.exports.lava import write_lava
+
+        progress("Lava export")
+        write_lava(scheduled, folder / "lava")
+        lava = folder / "lava" if use_lava else None
+    chosen = data or Labelled.generated(scheduled, samples)
+    part, _ = next(batches(scheduled, chosen.inputs, chosen.labels, samples))
+    integers = to_integers(scheduled, part)
+    return execute_all(scheduled, integers, data=chosen.name, lava=lava, timeout_s=timeout_s, progress=progress)
+
+
+def _accuracy(bundle: Bundle, data: Labelled) -> dict[str, Any]:
+    """Float against integers on all labelled samples."""
+    folded, scheduled = bundle.graph("folded"), bundle.graph("scheduled")
+    float_scores, integer_scores = [], []
+    for part, _ in batches(scheduled, data.inputs, data.labels):
+        float_scores.append(interpret(folded, part).outputs[folded.outputs[0]])
+        integer_scores.append(simulate(scheduled, to_integers(scheduled, part)).outputs[scheduled.outputs[0]])
+    answers = {"float": np.concatenate(float_scores), "quantised": np.concatenate(integer_scores)}
+    return accuracy_table(data.labels, answers, data=data.name)
+
+
+def _show(args: argparse.Namespace, report: dict[str, Any], timing: dict[str, float], use_lava: bool) -> None:
+    if args.json:
+        print(json.dumps(report | {"out": args.out, "timing": timing}, indent=1, sort_keys=True))
+        return
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    render_report(report, timing, console)
+    if not use_lava and report["meta"]["target"] not in NO_LAVA:
+        console.print("Not run in Lava (--backend cpu): the lava/ export is written, but unproved.")
+    console.print(f"\nWritten to {args.out}; run it with: avsnn-run {args.out} --data avdigits")

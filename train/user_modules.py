@@ -1,0 +1,47 @@
+"""A module of the user's own code, with weights that are read without running anything in them."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from avsnn.errors import CheckpointError, InputError
+
+
+def load_module(factory: str, weights: str | Path) -> nn.Module:
+    """Call ``pkg.mod:factory`` and load a state dict into what it returns, strictly.
+
+    The state dict is read with ``torch.load(weights_only=True)``, which refuses pickles that would run code. The
+    factory itself is the user's code and does run; the current folder is importable, as for ``python -m``.
+
+    Raises:
+        InputError: the factory cannot be imported or returns no module.
+        CheckpointError: the weights cannot be read safely or do not fit.
+    """
+    place, _, name = factory.partition(":")
+    if not place or not name:
+        raise InputError("not of the form pkg.mod:factory", where="--module", found=factory)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        make = getattr(importlib.import_module(place), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"cannot import ({error})", where="--module", found=factory) from None
+    module = make()
+    if not isinstance(module, nn.Module):
+        raise InputError("factory returns no nn.Module", where="--module", found=type(module).__name__)
+    try:
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+        module.load_state_dict(state)
+    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, TypeError, AttributeError, KeyError) as error:
+        raise CheckpointError(f"not a state dict for this module ({error})", where=str(weights)) from None
+    for name, tensor in module.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError("weights hold NaN or infinity", where=f"{weights}: {name}")
+    return module
