@@ -27,7 +27,7 @@ from avsnn.deploy.backends.cpu import simulate
 from avsnn.deploy.capability import capabilities
 from avsnn.deploy.executions import Executions, execute_all
 from avsnn.deploy.reports.counts import count
-from avsnn.deploy.reports.energy import price
+from avsnn.deploy.reports.energy import MemoryWords, price
 from avsnn.deploy.reports.render import render_report
 from avsnn.deploy.reports.report import accuracy_table, build_report
 from avsnn.errors import InputError
@@ -89,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
         progress("counting operations")
         scheduled = bundle.graph("scheduled")
         counts = count(scheduled, done.activity.spikes, driven=True)
+        words = MemoryWords(weight_bits=bundle.meta["weight_bits"], state_bits=profile.need("state_bits"))
         report = build_report(
             meta=bundle.meta,
             record=bundle.record,
@@ -97,10 +98,11 @@ def run(args: argparse.Namespace) -> int:
             executions=done.checks,
             accuracy=accuracy,
             counts=counts,
-            energy=[price(counts, each) for each in priced],
+            energy=[price(counts, each, memory=words) for each in priced],
             capabilities=capabilities(scheduled, profile),
         )
-        timing = {**bundle.seconds, **done.seconds, "all": time.perf_counter() - start}
+        timing = {**bundle.seconds, **done.seconds}
+        timing["accuracy, counts, files"] = time.perf_counter() - start - sum(timing.values())
         write_json(folder / "report.json", report)
         write_json(folder / "timing.json", timing)
         seal(folder, bundle.meta)

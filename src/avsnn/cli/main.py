@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
         prog="avsnn",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="From a spiking network trained in PyTorch to neuromorphic hardware, and proved to be the same.",
         epilog="example: avsnn convert examples/models/avdigits-tiny.pt --target loihi2 --out build/demo",
     )
