@@ -187,6 +187,7 @@ MODULE_RULES: dict[type[nn.Module], Rule] = {
 
 CALL_RULES: dict[object, Rule] = {
     operator.add: add,
+    operator.iadd: add,
     torch.add: add,
     torch.cat: concat,
     torch.flatten: flatten,
