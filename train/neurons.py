@@ -43,28 +43,33 @@ class _Walk(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, currents: Tensor, cell: _Cell) -> Tensor:
         """(T, B, *) currents -> (T, B, *) spikes."""
-        u = currents * cell.gain
-        spikes = torch.empty_like(u)
-        for step in range(u.shape[0]):
-            if step:
-                fired = spikes[step - 1]
-                rest = u[step - 1] * (1.0 - fired) if cell.hard else u[step - 1] - fired * cell.v_threshold
-                u[step] += rest.mul_(cell.decay)
-            spikes[step] = cell.fires(u[step])
-        ctx.save_for_backward(u)
+        potentials, spikes = (torch.empty(currents.shape, dtype=currents.dtype, device=currents.device) for _ in "us")
+        rest: Tensor | None = None
+        for current, u, fired in zip(currents, potentials, spikes, strict=True):  # views: what is written stays
+            torch.mul(current, cell.gain, out=u)
+            if rest is not None:
+                u += rest.mul_(cell.decay)
+            fired.copy_(cell.fires(u))
+            rest = u - fired.mul(u if cell.hard else cell.v_threshold)
+        ctx.save_for_backward(potentials)
         ctx.cell = cell
         return spikes
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         """Gradient of the loss with respect to the currents, by the chain rule from the last step to the first."""
-        (u,), cell = ctx.saved_tensors, ctx.cell
-        slopes = cell.surrogate.slope(u - cell.v_threshold, cell.alpha)
-        by_u = grads[0] * slopes
-        if not cell.detach_membrane:
-            for step in range(u.shape[0] - 2, -1, -1):  # du[step + 1] / du[step] = decay * drest / du
-                by_u[step] += _rest_slope(cell, u[step], slopes[step]).mul_(by_u[step + 1]).mul_(cell.decay)
-        return by_u.mul_(cell.gain), None
+        (potentials,), cell = ctx.saved_tensors, ctx.cell
+        by_current = torch.empty_like(potentials)
+        later: Tensor | None = None  # gradient with respect to the potential one step later
+        for step in range(len(potentials) - 1, -1, -1):
+            u = potentials[step]
+            slope = cell.surrogate.slope(u - cell.v_threshold, cell.alpha)
+            by_u = grads[0][step] * slope
+            if later is not None:  # du[t + 1] / du[t] = decay * drest[t] / du[t]
+                by_u += _rest_slope(cell, u, slope).mul_(later).mul_(cell.decay)
+            torch.mul(by_u, cell.gain, out=by_current[step])
+            later = None if cell.detach_membrane else by_u
+        return by_current, None
 
 
 def _rest_slope(cell: _Cell, u: Tensor, slope: Tensor) -> Tensor:

@@ -175,11 +175,9 @@ def _check_directory(path: Path, infos: list[zipfile.ZipInfo], size: int) -> Non
         raise CheckpointError("entries declare more bytes than the file has", where=where, found=total, limit=size)
     if META not in names:
         raise CheckpointError(f"has no {META}, so it is not an avsnn file", where=where)
-    if (
-        len(archive_meta := [info for info in infos if info.filename == META])
-        and archive_meta[0].file_size > MAX_META_BYTES
-    ):
-        raise CheckpointError(f"{META} is too long", where=where, found=archive_meta[0].file_size, limit=MAX_META_BYTES)
+    described = infos[names.index(META)].file_size
+    if described > MAX_META_BYTES:
+        raise CheckpointError(f"{META} is too long", where=where, found=described, limit=MAX_META_BYTES)
 
 
 def _arrays(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:

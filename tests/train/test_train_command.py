@@ -1,0 +1,127 @@
+"""``avsnn-train``: a run, its files, a kill and a resume, an interrupt, an evaluation, and what users get wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from avsnn.cli.main import main
+from avsnn.train import checkpoints
+
+SMALL = ["scmrl", "dim=8", "mlp_ratio=1", "--pairs", "60", "--val-pairs", "20", "--batch", "20", "--seed", "4"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _environment(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AVSNN_CACHE", str(cache))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "avsnn", "train", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+
+
+def wait_for_epochs(out: Path, count: int, process: subprocess.Popen[str]) -> None:
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit and process.poll() is None:
+        if (out / "metrics.jsonl").exists() and len((out / "metrics.jsonl").read_text().splitlines()) >= count:
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"no epoch {count}: {process.communicate()}")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    out = tmp_path_factory.mktemp("run") / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AVSNN_CACHE", str(cache))
+        assert main(["train", *SMALL, "--epochs", "12", "--out", str(out)]) == 0
+    return out
+
+
+def test_run_leaves_a_checkpoint_and_metrics(finished: Path) -> None:
+    assert sorted(path.name for path in finished.iterdir()) == ["last.pt", "metrics.jsonl", "model.pt", "run.json"]
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == list(range(1, 13))
+    assert {"loss", "train_accuracy", "val_accuracy", "rates", "seconds"} <= rows[0].keys()
+    assert len(rows[0]["rates"]) == 10
+    checkpoint = checkpoints.load(finished / "model.pt")
+    assert checkpoint.training["options"]["seed"] == 4
+    assert checkpoint.training["command"].startswith("avsnn-train scmrl --data avdigits --preset tiny --epochs 12")
+    assert "dim=8" in checkpoint.training["command"].split()
+    assert checkpoint.training["val"]["count"] == 20
+    assert checkpoint.calibration["image"].shape == (60, 1, 28, 28)
+    grid = checkpoint.calibration["audio"] * np.float32(255)
+    np.testing.assert_allclose(grid, np.round(grid), atol=1e-4)
+
+
+def test_killed_and_interrupted_run_ends_with_the_same_bytes(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "stopped"
+    killed = start(*SMALL, "--epochs", "12", "--out", str(out))
+    wait_for_epochs(out, 2, killed)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert not (out / "model.pt").exists()
+    interrupted = start("--resume", "--out", str(out))
+    wait_for_epochs(out, 5, interrupted)
+    interrupted.send_signal(signal.SIGINT)
+    _, errors = interrupted.communicate(timeout=30)
+    assert interrupted.returncode == 130, errors
+    assert f"go on with: avsnn-train --resume --out {out}" in errors
+    assert not (out / "model.pt").exists()
+    assert main(["train", "--resume", "--out", str(out)]) == 0
+    assert (out / "model.pt").read_bytes() == (finished / "model.pt").read_bytes()
+
+
+def test_evaluate_prints_accuracy_with_interval(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--evaluate", str(finished / "model.pt"), "--pairs", "30", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["split"], result["seed"], result["count"]) == ("test", 2, 30)
+    assert result["interval95"][0] <= result["accuracy"] <= result["interval95"][1]
+    assert main(["train", "--evaluate", str(finished / "model.pt"), "--pairs", "30"]) == 0
+    assert f"({result['correct']} of 30; 95 % interval" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["scmrl"], "--out: is missing"),
+        (["--out", "{new}"], "model: is missing"),
+        (["resnet", "--out", "{new}"], "limit scmrl"),
+        (["scmrl", "dims=8", "--out", "{new}"], "did you mean dim?"),
+        (["scmrl", "--preset", "tin", "--out", "{new}"], "did you mean tiny?"),
+        (["scmrl", "--data", "mnist", "--out", "{new}"], "limit avdigits"),
+        (["scmrl", "--epochs", "0", "--out", "{new}"], "epochs: is too small"),
+        (["scmrl", "--pairs", "20", "--out", "{new}"], "larger than the training set"),
+        (["scmrl", "--out", "{old}"], "already holds a run"),
+        (["--resume", "--out", "{new}"], "no run to resume"),
+        (["--resume", "--lr", "0.5", "--out", "{old}"], "lr: differs from the run"),
+        (["scmrl", "dim=16", "--resume", "--out", "{old}"], "values: differs from the run"),
+        (["--evaluate", "{old}/nothing.pt"], "no such file"),
+        (["--evaluate", "{old}/last.pt"], "torch pickle"),
+        (["--evaluate", "{old}/model.pt", "--epochs", "3"], "no meaning with --evaluate"),
+    ],
+)
+def test_mistakes_end_with_one_clear_line(
+    arguments: list[str], word: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled = [text.format(new=tmp_path / "new", old=finished) for text in arguments]
+    assert main(["train", *filled]) == 2
+    errors = capsys.readouterr().err
+    assert word in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "new").exists()
