@@ -16,7 +16,8 @@ from avsnn.convert.ir.activity import Activity
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.kernels import conv2d, per_channel
 from avsnn.convert.ir.node import Array, Node
-from avsnn.errors import DomainError, InputError
+from avsnn.errors import InputError
+from avsnn.hw_profiles import fixed_point
 
 
 def to_integers(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -65,26 +66,14 @@ def connect(node: ir.HeldCurrent | ir.Synapse, x: Array) -> Array:
 
 
 def lif_step(node: ir.FixedLIF, u: Array, v: Array, a: Array, b: Array, step: int) -> tuple[Array, Array, Array]:
-    """One step of the equation in `FixedLIF`: (u, v, spikes)."""
-    u = toward_zero(u * (4096 - (node.decay_u + 1))) + (a << ir.ACTIVATION_SHIFT)
-    limit = 2 ** (node.state_bits - 1)
-    if np.abs(u).max(initial=0) >= limit:
-        where = np.unravel_index(int(np.abs(u).argmax()), u.shape)
-        raise DomainError(
-            f"u leaves the {node.state_bits}-bit state at step {step}, sample {where[0]}, neuron {where[1:]}",
-            where=node.name,
-            found=int(u[where]),
-            limit=limit - 1,
-            remedy="fewer weight bits, or another scale for this layer",
-        )
-    v = np.clip(toward_zero(v * (4096 - node.decay_v)) + u + b, -(limit - 1), limit - 1)
-    spikes = v > (node.threshold_mant << ir.ACTIVATION_SHIFT)
-    return u, np.where(spikes, 0, v), spikes
-
-
-def toward_zero(x: Array) -> Array:
-    """``sign(x) (|x| >> 12)``."""
-    return np.sign(x) * (np.abs(x) >> 12)
+    """One step of the equation in `FixedLIF`, (batch, *shape) each: (u, v, spikes); raises if u leaves its domain."""
+    bits = node.state_bits
+    u, v, spikes = fixed_point.lif_step(u, v, a, b, node.decay_u, node.decay_v, node.threshold_mant, state_bits=bits)
+    outside = fixed_point.first_outside(u, state_bits=bits)
+    if outside is not None:
+        place = f"step {step}, sample {outside[0]}, neuron {outside[1:]}"
+        raise fixed_point.domain_error(u[outside], where=node.name, what="u", place=place, state_bits=bits)
+    return u, v, spikes
 
 
 def bias_of(node: ir.FixedLIF) -> Array:

@@ -13,10 +13,11 @@ import numpy as np
 
 from avsnn.convert.ir.node import Array, Node
 from avsnn.convert.ir.nodes import Pair
+from avsnn.hw_profiles import fixed_point
 
 NO_CURRENT_MEMORY = 4095  # decay_u: u keeps nothing, (4096 - (4095 + 1)) / 4096 = 0
 MEMORYLESS = 4096  # decay_v: v keeps nothing
-ACTIVATION_SHIFT = 6  # one unit of synaptic input is 2^6 units of u, v; the threshold is scaled alike
+ACTIVATION_SHIFT = fixed_point.ACTIVATION_SHIFT
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -410,7 +410,7 @@ def _walk(population: fixed.FixedLIF, current: Callable[[int], Array], T: int, s
     """Spikes (T, B, *) of one integer population; a candidate that overflows simply disagrees everywhere."""
     u = v = np.zeros(shape, dtype=np.int64)
     b = per_channel(population.bias_mant, len(population.shape)) << population.bias_exp
-    wide = replace(population, state_bits=60)
+    wide = replace(population, state_bits=50)
     spikes = []
     for t in range(T):
         u, v, s = lif_step(wide, u, v, current(t), b, t)
