@@ -79,8 +79,9 @@ def load_source(model: str, factory: str | None, calibration: str | None) -> tup
         from avsnn.train.checkpoints import load
 
         checkpoint = load(model)
-        data = checkpoint.training.get("data")
-        return checkpoint, given, data if data in EMBEDDED else None
+        trained_on = checkpoint.training.get("data")
+        name = trained_on.get("name") if isinstance(trained_on, dict) else None
+        return checkpoint, given, name if name in EMBEDDED else None
     if given is None:
         raise InputError("a module needs training inputs", where="--module", remedy="pass --calibration FILE.npz")
     from avsnn.train.user_modules import load_module
