@@ -15,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +33,9 @@ SCRIPT = Path(__file__).resolve().parent / "lava_worker.py"
 START_S = 120.0
 TIMEOUT_S = 3600.0
 CLOSE_S = 5.0
+SOCKET_ROOM = 50  # Lava puts a Unix socket below the folder for temporary files, and a socket's path has 107 characters
 RECORD = ("all", "spikes", "none")
+Record = str | Collection[str]
 _KINDS: dict[str, type[AvsnnError]] = {"NetworkError": InputError, "StateError": DomainError}
 
 
@@ -87,12 +89,13 @@ class LavaWorker:
 
     def start(self) -> None:
         """Start the interpreter and import Lava."""
-        self._folder = Path(tempfile.mkdtemp(prefix="avsnn-lava-"))
+        short = len(tempfile.gettempdir()) <= SOCKET_ROOM
+        self._folder = Path(tempfile.mkdtemp(prefix="avsnn-lava-", dir=None if short else "/tmp"))
         try:
             (self._folder / "cwd").mkdir()
             with (self._folder / "log.txt").open("wb") as log:
                 self._process = subprocess.Popen(
-                    [str(self._python), "-I", "-B", str(SCRIPT)],
+                    [str(self._python), "-I", "-B", str(SCRIPT), str(self._folder)],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
@@ -110,20 +113,20 @@ class LavaWorker:
             self.close()
             raise
 
-    def run(self, folder: Path, inputs: Mapping[str, Array], *, record: str = "all") -> LavaRun:
+    def run(self, folder: Path, inputs: Mapping[str, Array], *, record: Record = "all") -> LavaRun:
         """Run an export on integers.
 
         Args:
             folder: what `write_lava` wrote.
             inputs: name to integers, (B, *shape) or (T, B, *shape) as the input's coding says.
-            record: "all" (spikes, u, v), "spikes" or "none" (outputs alone).
+            record: "all" (spikes, u, v), "spikes", "none" (outputs alone), or names of populations to record in full.
 
         Raises:
             InputError: inputs that do not fit the network.
             DomainError: a value left the arithmetic that Lava defines.
             BackendError: foreign code in the folder, a failure inside Lava, or no answer in time.
         """
-        if record not in RECORD:
+        if isinstance(record, str) and record not in RECORD:
             raise InputError("unknown kind of record", where="record", found=record, limit=", ".join(RECORD))
         check_runtime(folder)
         if self._process is None:
@@ -135,14 +138,15 @@ class LavaWorker:
         place.mkdir()
         try:
             files = _store(inputs, place)
-            request = {"folder": str(folder.resolve()), "inputs": files, "out": str(place / "out"), "record": record}
-            self._ask(request)
+            names = record if isinstance(record, str) else sorted(record)
+            self._ask({"folder": str(folder.resolve()), "inputs": files, "out": str(place / "out"), "record": names})
             answer = self._answer(self.timeout_s)
             if not answer.get("done"):
                 kind = _KINDS.get(str(answer.get("kind")))
                 if kind is not None:
                     raise kind(str(answer["message"]), where=f"lava: {folder}")
-                raise BackendError(f"the run failed ({_tail(answer)})", where=f"lava: {folder}")
+                reason = str(answer.get("message", "")).splitlines()[:1]
+                raise BackendError(f"the run failed ({' | '.join([*reason, _tail(answer)])})", where=f"lava: {folder}")
             return _collect(place / "out", started)
         except KeyboardInterrupt:
             self.close()
@@ -201,6 +205,15 @@ class LavaWorker:
                     log = log or path.read_text(encoding="utf-8", errors="replace")[-4000:]
         self.close()
         return BackendError(f"the Lava worker {what} ({_tail({'log': log})})", where="lava")
+
+
+def run_folder(
+    folder: Path, inputs: Mapping[str, Array], *, record: Record = "all", timeout_s: float = TIMEOUT_S
+) -> tuple[Activity, Mapping[str, float]]:
+    """One run in a worker of its own: (activity, seconds per part); arguments and errors as in `LavaWorker.run`."""
+    with LavaWorker(timeout_s=timeout_s) as worker:
+        found = worker.run(folder, inputs, record=record)
+    return found.activity, found.seconds
 
 
 def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:

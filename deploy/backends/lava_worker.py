@@ -1,8 +1,9 @@
 """Runs in the Lava interpreter: requests on stdin to answers on the first stdout, one JSON object per line.
 
-Started as a script with ``-I`` in a private, empty folder and as the leader of its own process group; it imports
-nothing of avsnn. Each request is carried out in a fork, so that a crash costs one request and Lava is imported once.
-When stdin closes, whoever started this is gone: the folder is removed and the whole group killed.
+Started as a script with ``-I`` in a private, empty folder and as the leader of its own process group; its argument is
+the folder to remove at the end. It imports nothing of avsnn. Each request is carried out in a fork, so that a crash
+costs one request and Lava is imported once. When stdin closes, whoever started this is gone: the whole group is
+killed.
 """
 
 from __future__ import annotations
@@ -46,9 +47,11 @@ def main() -> None:
         ready: dict[str, Any] = {"ready": True, "python": sys.version.split()[0]}
     except Exception:  # the core shows it
         ready = {"ready": False, "log": traceback.format_exc()}
-    answers.write(json.dumps(ready) + "\n")
-    while True:
-        answers.write(json.dumps(serve(requests.get())) + "\n")
+    with contextlib.suppress(OSError):  # nobody listens any more
+        answers.write(json.dumps(ready) + "\n")
+        while True:
+            answers.write(json.dumps(serve(requests.get())) + "\n")
+    threading.Event().wait()  # for `end` to finish its work in the other thread
 
 
 def follow_parent() -> None:
@@ -70,9 +73,9 @@ def listen(requests: queue.SimpleQueue[dict[str, Any]]) -> None:
 
 def end() -> None:
     """Stop every process of the group, this one last."""
-    shutil.rmtree(Path.cwd(), ignore_errors=True)
     os.killpg(0, signal.SIGTERM)
     time.sleep(GRACE_S)
+    shutil.rmtree(sys.argv[1], ignore_errors=True)
     os.killpg(0, signal.SIGKILL)
 
 
@@ -131,17 +134,18 @@ def watch(out: Path) -> None:
         seen.update(tuple(multiprocessing.process._children))  # type: ignore[attr-defined]  # active_children() reaps
         for process in seen:
             if reason := failure(process):
-                sys.stderr.write(reason + "\n")
-                sys.stderr.flush()
-                fail(out, "LavaProcess", reason.strip().splitlines()[-1])
+                fail(out, "LavaProcess", reason)
                 os._exit(1)
 
 
 def failure(process: Any) -> str:
-    """Return the traceback or signal that ended a Lava process, if one did."""
+    """Return the exception or signal that ended a Lava process, if one did; a traceback goes to the log."""
     with contextlib.suppress(OSError, ValueError, EOFError, AttributeError):  # closed while we look: it ended well
         if process.exception:
-            return str(process.exception[1])
+            error, log = process.exception
+            sys.stderr.write(f"{log}\n")
+            sys.stderr.flush()
+            return f"{type(error).__name__} in a Lava process: {error}"
     with contextlib.suppress(OSError, ValueError, TypeError):
         ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # looks, does not reap
         if ended is not None and ended.si_code in (os.CLD_KILLED, os.CLD_DUMPED):

@@ -36,7 +36,7 @@ class Network:
         tables, arrays: from `load`.
         inputs, samples: from `check_inputs`.
         out: folder for the recorders' files.
-        record: "all" (spikes, u, v), "spikes" or "none" (read-outs alone).
+        record: "all" (spikes, u, v), "spikes", "none" (read-outs alone), or the names of populations to record in full.
 
     Attributes:
         sources: name of a row to the OutPort that carries its messages.
@@ -127,7 +127,7 @@ class Network:
         self.sources[row["name"]] = neuron.s_out
         if row["guard"] is not None:
             self.watch(row, size, ports)
-        if self.record != "none":
+        if self.kinds(row["name"]):
             self.listen(row, neuron)
 
     def bias(self, row, size):
@@ -157,17 +157,23 @@ class Network:
         """Record one population."""
         from recorder.process import Probe, Tap
 
-        kinds = {"spikes": "?", "u": "<i4", "v": "<i4"} if self.record == "all" else {"spikes": "?"}
+        kinds = self.kinds(row["name"])
         names = {kind: f"population_{row['index']:03d}_{kind}.npy" for kind in kinds}
         files = {kind: (str(self.out / name), kinds[kind]) for kind, name in names.items()}
         files["data"] = files.pop("spikes")
-        recorder = self.add((Probe if self.record == "all" else Tap)(**self.window(row), files=files))
+        recorder = self.add((Probe if "u" in kinds else Tap)(**self.window(row), files=files))
         neuron.s_out.connect(recorder.data)
-        if self.record == "all":
+        if "u" in kinds:
             recorder.u.connect_var(neuron.u)
             recorder.v.connect_var(neuron.v)
         for kind, name in names.items():
             self.files[kind][row["name"]] = name
+
+    def kinds(self, name):
+        """Return what to record of a population: kind to dtype of its file."""
+        if self.record == "all" or (not isinstance(self.record, str) and name in self.record):
+            return {"spikes": "?", "u": "<i4", "v": "<i4"}
+        return {"spikes": "?"} if self.record == "spikes" else {}
 
     def add_readout(self, row):
         """Record what arrives; `collect` sums it."""
@@ -220,11 +226,13 @@ def run(inputs, out, record="all"):
     Raises:
         NetworkError: inputs that do not fit; StateError: a value outside the arithmetic that Lava defines.
     """
-    if record not in RECORD:
+    if isinstance(record, str) and record not in RECORD:
         raise NetworkError(f"record is {record!r}, not one of {', '.join(RECORD)}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # Lava reports its models' exceptions as INFO
     clock = [time.perf_counter()]
     tables, arrays = load(HERE)
+    if unknown := set(() if isinstance(record, str) else record) - {row["name"] for row in tables["populations"]}:
+        raise NetworkError(f"no population {', '.join(sorted(unknown))} to record")
     checked, samples = check_inputs(tables, inputs)
     out = Path(out).resolve()
     out.mkdir(parents=True, exist_ok=True)
