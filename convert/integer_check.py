@@ -17,6 +17,7 @@ from avsnn.convert.ir.fixed_interpreter import bias_of, lif_step
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.kernels import per_channel
 from avsnn.convert.ir.node import Array
+from avsnn.convert.passes.integer_formats import TIE_STEPS
 from avsnn.convert.passes.quantise import Scale, terms
 from avsnn.errors import VerifyError
 
@@ -50,12 +51,11 @@ def _check_population(folded: Graph, quantised: Graph, scale: Scale) -> int:
     checked = 0
     for term in found:
         synapse = quantised[term.name]
-        weight = term.layer.weight.astype(np.float64)
+        weight = term.weight
         if isinstance(synapse, fixed.HeldCurrent):
-            source = quantised[synapse.inputs[0]]
-            assert isinstance(source, fixed.FixedInput)
             fine = scale.scale * 2.0**synapse.shift
-            _near(synapse.name, "weight", synapse.weight, weight * source.step * fine, 1.0)
+            _near(synapse.name, "lift", np.array(synapse.lift), np.array(scale.lift), 1.0)
+            _near(synapse.name, "weight", synapse.weight, weight * fine, 1.0)
             _near(synapse.name, "bias", synapse.bias, per_channel(term.layer.bias, synapse.bias.ndim) * fine, 1.0)
             checked += synapse.weight.size + synapse.bias.size
         else:
@@ -65,7 +65,9 @@ def _check_population(folded: Graph, quantised: Graph, scale: Scale) -> int:
             checked += synapse.weight.size
     if isinstance(node, fixed.FixedReadout):
         assert isinstance(real, ir.Readout)
-        _near(node.name, "bias", node.bias, real.bias * unit * folded.timesteps, 1.0)
+        whole = unit * folded.timesteps
+        _near(node.name, "bias", node.bias, real.bias * whole, 1.0)
+        _near(node.name, "scale", np.array(1 / node.scale), np.array(whole), SLACK * whole)
         return checked + node.bias.size
     assert isinstance(node, fixed.FixedLIF)
     assert isinstance(real, ir.LIF)
@@ -77,14 +79,18 @@ def _check_neuron(
 ) -> int:
     unit = scale.scale * 2.0**scale.lift
     threshold = np.array(node.threshold_mant + (1 if scale.tie == "shift" else 0))
-    _near(node.name, "threshold", threshold, np.array(real.threshold / real.gain * unit), 2.0**scale.lift)
+    _near(node.name, "threshold", threshold, np.array(real.threshold / real.gain * unit), 1.0)
     _near(node.name, "decay", np.array(node.decay_v), np.array(4096 * (1 - real.decay)), 1.0)
     if isinstance(quantised[node.inputs[0]], fixed.HeldCurrent):
-        return 2
+        _near(node.name, "bias", node.bias_mant, np.zeros(1), 1.0)  # the host has added it to the current
+        return 2 + node.bias_mant.size
     rank = max(layer.bias.ndim for layer in {layer.name: layer for layer in layers}.values())
     total = sum(per_channel(layer.bias, rank) for layer in {layer.name: layer for layer in layers}.values())
     step = 2.0**scale.lift
     _near(node.name, "bias", _whole_bias(node, scale) * step, np.asarray(total) * unit, step)
+    added = (node.bias_mant.astype(np.int64) << node.bias_exp) - _plain(node, scale)
+    tie = 2.0 ** (fixed.ACTIVATION_SHIFT - min(quantised.timesteps, TIE_STEPS)) if scale.tie == "offset" else 0.0
+    _near(node.name, "bias added by the tie rule", added, np.array(tie), 1.0)
     return 2 + node.bias_mant.size
 
 
@@ -119,7 +125,8 @@ def check_neurons(quantised: Graph, scales: tuple[Scale, ...], *, seed: int = 0)
         node = quantised[scale.population]
         if not isinstance(node, fixed.FixedLIF):
             continue
-        check = _against_fractions(node, scale, quantised.timesteps, rng)
+        theta = _theta(node, scale)
+        check = _against_fractions(node, theta, scale, quantised.timesteps, rng)
         halves = node.decay_v in (2048, fixed.MEMORYLESS, 0) and quantised.timesteps <= 6 + scale.lift
         if halves and check.mismatches:
             raise VerifyError(
@@ -128,10 +135,12 @@ def check_neurons(quantised: Graph, scales: tuple[Scale, ...], *, seed: int = 0)
                 where=node.name,
                 remedy="the tie rule (bias offset or shifted threshold) is missing or too weak",
             )
-        naive = replace(
-            node, threshold_mant=_theta(node, scale) << scale.lift, bias_mant=_plain(node, scale), bias_exp=0
-        )
-        if halves and scale.tie != "none" and not _against_fractions(naive, scale, quantised.timesteps, rng).mismatches:
+        naive = replace(node, threshold_mant=theta << scale.lift, bias_mant=_plain(node, scale), bias_exp=0)
+        if (
+            halves
+            and scale.tie != "none"
+            and not _against_fractions(naive, theta, scale, quantised.timesteps, rng).mismatches
+        ):
             raise VerifyError("the neuron check did not notice a missing tie rule", where=node.name)
         checks.append(check)
     return tuple(checks)
@@ -145,21 +154,26 @@ def _plain(node: fixed.FixedLIF, scale: Scale) -> Array:
     return _whole_bias(node, scale) << (fixed.ACTIVATION_SHIFT + scale.lift)
 
 
-def _against_fractions(node: fixed.FixedLIF, scale: Scale, T: int, rng: np.random.Generator) -> NeuronCheck:
-    """Membranes as Python integers over 4096^t: exact for every decay the chip has."""
-    theta, keep = _theta(node, scale), 4096 - node.decay_v
+def _against_fractions(node: fixed.FixedLIF, theta: int, scale: Scale, T: int, rng: np.random.Generator) -> NeuronCheck:
+    """Membranes as Python integers over 4096^t: exact for every decay the chip has.
+
+    Currents stay where neither u leaves its state nor v saturates, which a large threshold alone could make them do.
+    """
+    keep = 4096 - node.decay_v
     biases = bias_of(node).ravel()
     chosen = biases[rng.integers(len(biases), size=SEQUENCES)]
     whole = (chosen >> (fixed.ACTIVATION_SHIFT + scale.lift)).astype(object)
+    room = ((1 << (node.state_bits - 1 - fixed.ACTIVATION_SHIFT)) >> scale.lift) - 1
+    low = -min(theta, max(0, room // T - int(np.abs(whole).max()) - 1))
     exact = np.zeros(SEQUENCES, dtype=object)  # membrane times 4096^t
     u = v = np.zeros((SEQUENCES, 1), dtype=np.int64)
     differs, tied = np.zeros(SEQUENCES, dtype=bool), np.zeros(SEQUENCES, dtype=bool)
     for t in range(T):
         one = 4096**t
-        current = rng.integers(-theta, 2 * theta + 1, size=SEQUENCES).astype(object)
+        current = rng.integers(low, min(2 * theta, room) + 1, size=SEQUENCES).astype(object)
         carried = exact * keep  # the old membrane, decayed, times 4096^t
         missing = theta * one - carried - whole * one
-        hit = (rng.random(SEQUENCES) < 0.5) & (missing % one == 0)
+        hit = (rng.random(SEQUENCES) < 0.5) & (missing % one == 0) & (missing // one <= room)
         current = np.where(hit, missing // one, current)
         exact = carried + (current + whole) * one
         fires = exact > theta * one if scale.tie == "none" else exact >= theta * one

@@ -119,7 +119,7 @@ def convert(
             meta["float32_spikes_differing"] = _check_module(module, traced, data, log)
     folded = _fold(traced, data, seed, log)
     with log.step("quantise"):
-        training = {k: np.asarray(v)[:CALIBRATION_SAMPLES] for k, v in calibration.items()}
+        training = _first(traced, calibration, CALIBRATION_SAMPLES)
         quantised, scales = quantise(folded, target=formats, calibration=training)
         check_stage(quantised)
     with log.step("verify integers"):
@@ -179,16 +179,23 @@ def _traced(
 def _proof_data(graph: Graph, calibration: Inputs, seed: int) -> dict[str, dict[str, Array]]:
     """Inputs of the comparisons: a few of calibration, and random ones over the whole declared range."""
     rng = np.random.default_rng(seed)
-    known, generated = {}, {}
+    known, generated = _first(graph, calibration, PROOF_SAMPLES), {}
     for node in graph.of(ir.Input):
-        if node.name not in calibration:
-            raise InputError("calibration input missing", where=node.name, found=", ".join(calibration) or "none")
-        x = np.asarray(calibration[node.name], dtype=np.float64)
-        known[node.name] = x[:PROOF_SAMPLES] if node.coding == "direct" else x[:, :PROOF_SAMPLES]
         lead = (GENERATED_SAMPLES,) if node.coding == "direct" else (graph.timesteps, GENERATED_SAMPLES)
         low, high = round(node.low / node.step), round(node.high / node.step)
         generated[node.name] = rng.integers(low, high + 1, size=(*lead, *node.shape)) * node.step
     return {"calibration": known, "generated": generated}
+
+
+def _first(graph: Graph, inputs: Inputs, samples: int) -> dict[str, Array]:
+    """The first samples of each input of the graph."""
+    cut = {}
+    for node in graph.of(ir.Input):
+        if node.name not in inputs:
+            raise InputError("calibration input missing", where=node.name, found=", ".join(inputs) or "none")
+        x = np.asarray(inputs[node.name], dtype=np.float64)
+        cut[node.name] = x[:samples] if node.coding == "direct" else x[:, :samples]
+    return cut
 
 
 def _check_module(module: Any, traced: Graph, data: Mapping[str, Inputs], log: _Log) -> int:

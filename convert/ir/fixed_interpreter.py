@@ -32,8 +32,10 @@ def to_integers(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
             raise InputError("input missing", where=node.name, found=", ".join(inputs) or "none")
         raw = np.asarray(inputs[node.name], dtype=np.float64)
         lead = 1 if node.coding == "direct" else 2
-        if raw.ndim != lead + len(node.shape) or raw.shape[lead:] != node.shape:
-            raise InputError("wrong input shape", where=node.name, found=raw.shape, limit=("batch", *node.shape))
+        wrong_length = lead == 2 and raw.shape[:1] != (graph.timesteps,)
+        if raw.ndim != lead + len(node.shape) or raw.shape[lead:] != node.shape or wrong_length:
+            wanted = ("batch",) if lead == 1 else (graph.timesteps, "batch")
+            raise InputError("wrong input shape", where=node.name, found=raw.shape, limit=(*wanted, *node.shape))
         if not np.isfinite(raw).all():
             raise InputError("input holds NaN or infinity", where=node.name)
         x = np.rint(raw / node.step).astype(np.int64)

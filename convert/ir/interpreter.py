@@ -38,7 +38,7 @@ def interpret(graph: Graph, inputs: Mapping[str, Array], *, force: Mapping[str, 
     for node in graph.nodes:
         arguments = [values[name] for name in node.inputs]
         if isinstance(node, ir.Input):
-            values[node.name] = check_input(node, inputs)
+            values[node.name] = check_input(node, inputs, graph.timesteps)
         elif isinstance(node, ir.LIF):
             forced = force.get(node.name) if force else None
             s, v, tie = fire(node, arguments[0], graph.timesteps, forced)
@@ -50,14 +50,15 @@ def interpret(graph: Graph, inputs: Mapping[str, Array], *, force: Mapping[str, 
     return Activity(outputs=outputs, spikes=spikes, states=states, ties=ties)
 
 
-def check_input(node: ir.Input, inputs: Mapping[str, Array]) -> Array:
+def check_input(node: ir.Input, inputs: Mapping[str, Array], timesteps: int) -> Array:
     """The input as (1 or T, B, *shape) float64."""
     if node.name not in inputs:
         raise InputError("input missing", where=node.name, found=", ".join(inputs) or "none")
     x = np.asarray(inputs[node.name], dtype=np.float64)
     lead = 1 if node.coding == "direct" else 2
-    if x.ndim != lead + len(node.shape) or x.shape[lead:] != node.shape:
-        wanted = ("batch",) if lead == 1 else ("time", "batch")
+    wrong_length = lead == 2 and x.shape[:1] != (timesteps,)
+    if x.ndim != lead + len(node.shape) or x.shape[lead:] != node.shape or wrong_length:
+        wanted = ("batch",) if lead == 1 else (timesteps, "batch")
         raise InputError("wrong input shape", where=node.name, found=x.shape, limit=(*wanted, *node.shape))
     if not np.isfinite(x).all():
         raise InputError("input holds NaN or infinity", where=node.name)

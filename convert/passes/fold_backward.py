@@ -24,9 +24,9 @@ def fold_backward(graph: Graph) -> Graph:
     def fold(node: Node, before: dict[str, Node]) -> Node | None:
         if not isinstance(node, ir.BatchNorm):
             return None
-        source = before[node.inputs[0]]
-        if not isinstance(source, ir.Conv2d | ir.Linear) or len(readers[source.name]) > 1:
-            return None
+        source, fed_by = before[node.inputs[0]], graph[node.name].inputs[0]
+        if not isinstance(source, ir.Conv2d | ir.Linear) or len(readers[fed_by]) > 1 or fed_by in graph.outputs:
+            return None  # of two norms in a row the first may already be in the layer, but still have other readers
         gain, shift = affine(node)
         rows = gain.reshape(-1, *(1,) * (source.weight.ndim - 1))
         bias = per_channel(gain, source.bias.ndim) * source.bias + per_channel(shift, source.bias.ndim)

@@ -39,6 +39,11 @@ def _fold(node: Node, before: dict[str, Node]) -> Node | None:
     norm = before[node.inputs[0]]
     if not isinstance(norm, ir.Normalise | ir.BatchNorm):
         return None
+    merged = _merge(node, norm)
+    return _fold(merged, before) or merged  # norms may follow one another
+
+
+def _merge(node: ir.Conv2d | ir.Linear, norm: ir.Normalise | ir.BatchNorm) -> ir.Conv2d | ir.Linear:
     gain, shift = gain_and_shift(norm)
     weight = node.weight.astype(np.float64)
     if isinstance(node, ir.Linear):

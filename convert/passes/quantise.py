@@ -51,11 +51,26 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """One weighted connection: a float layer and the population it reads."""
+    """One weighted connection: a float layer and the population or input it reads.
+
+    Attributes:
+        layer: the float layer.
+        source: what it reads, in the integer graph.
+        name: of the synapse to be.
+        step: what an integer 1 of the source stands for: 1 for spikes, the step of an input.
+        levels: largest integer magnitude that the source sends.
+    """
 
     layer: ir.Conv2d | ir.Linear
     source: str
     name: str
+    step: float = 1.0
+    levels: int = 1
+
+    @property
+    def weight(self) -> Array:
+        """Real weight per integer unit of the source."""
+        return self.layer.weight.astype(np.float64) * self.step
 
 
 def quantise(graph: Graph, *, target: Target, calibration: Mapping[str, Array]) -> tuple[Graph, tuple[Scale, ...]]:
@@ -89,7 +104,14 @@ def terms(graph: Graph, name: str) -> list[Term]:
         raise CapabilityError("a neuron must read weighted sums", where=node.origin or name, found=node.kind)
     sources = spike_sources(graph, node.inputs[0])
     names = [node.name] if len(sources) == 1 else [f"{node.name}@{source}" for source in sources]
-    return [Term(layer=node, source=source, name=made) for source, made in zip(sources, names, strict=True)]
+    made = []
+    for source, term in zip(sources, names, strict=True):
+        fed = graph.by_name.get(source)
+        steps: dict[str, Any] = {}
+        if isinstance(fed, ir.Input):
+            steps = {"step": fed.step, "levels": round(max(abs(fed.low), abs(fed.high)) / fed.step)}
+        made.append(Term(layer=node, source=source, name=term, **steps))
+    return made
 
 
 def spike_sources(graph: Graph, name: str) -> list[str]:
@@ -218,13 +240,13 @@ class _Builder:
     def _driven(self, node: ir.LIF, found: list[Term]) -> _Candidate:
         """A population driven by spikes: the scale that disagrees least with the folded graph on calibration data."""
         threshold, T = node.threshold / node.gain, self.graph.timesteps
-        largest = max(float(np.abs(t.layer.weight).max(initial=0.0)) for t in found)
+        largest = max(float(np.abs(t.weight).max(initial=0.0)) for t in found)
         bias = _bias(node, found)
         tops = {}
         for tie in tie_rules(node, T):
             tops[tie] = self._largest_threshold(threshold, largest, float(np.abs(bias).max()), T, tie, node)
-            if tie == "shift":
-                tops[tie] = min(tops[tie], self._room(threshold, found, T))
+            if tie == "shift" or any(t.levels > 1 for t in found):
+                tops[tie] = min(tops[tie], self._room(threshold, found, T - 1 if tie == "shift" else 0))
         if max(tops.values()) < 1:
             raise QuantizeError(
                 "weights and bias do not fit one scale",
@@ -233,9 +255,16 @@ class _Builder:
                 limit=f"{self.target.weight_bits}-bit weights, {self.target.bias_mant_bits}-bit bias",
             )
         tried = {(tie, int(top * fraction)) for tie, top in tops.items() for fraction in CANDIDATES}
-        candidates = [
-            self._integers(node, found, bias, threshold, theta, tie) for tie, theta in sorted(tried) if theta >= 1
-        ]
+        candidates, refused = [], []
+        for tie, theta in sorted(tried):
+            if theta < 1:
+                continue
+            try:
+                candidates.append(self._integers(node, found, bias, threshold, theta, tie))
+            except QuantizeError as error:  # an exponent too large for one tie rule may be fine for the other
+                refused.append(error)
+        if not candidates:
+            raise refused[0]
         return min(candidates, key=lambda c: (c.scale.disagreement, -c.scale.scale))
 
     def _largest_threshold(self, threshold: float, weight: float, bias: float, T: int, tie: str, node: ir.LIF) -> int:
@@ -251,10 +280,10 @@ class _Builder:
             limits.append(int(by_weight))
         return min(limits)
 
-    def _room(self, threshold: float, found: list[Term], T: int) -> int:
+    def _room(self, threshold: float, found: list[Term], lift: int) -> int:
         """Largest threshold for which no input whatever can push a lifted current out of u."""
-        reach = sum(np.abs(t.layer.weight).reshape(len(t.layer.weight), -1).sum(axis=1).max() for t in found)
-        room = 1 << (self.target.state_bits - 1 - fixed.ACTIVATION_SHIFT - (T - 1))
+        reach = sum(np.abs(t.weight).reshape(len(t.weight), -1).sum(axis=1).max() * t.levels for t in found)
+        room = 1 << (self.target.state_bits - 1 - fixed.ACTIVATION_SHIFT - lift)
         return int(0.9 * room / max(float(reach), 1e-30) * threshold)
 
     def _integers(
@@ -283,7 +312,7 @@ class _Builder:
         return _Candidate(nodes=(*synapses, population), scale=scale)
 
     def _synapse(self, term: Term, S: float, lift: int) -> fixed.Synapse:
-        mant, exp, mode = mantissas(term.layer.weight.astype(np.float64) * S, self.target)
+        mant, exp, mode = mantissas(term.weight * S, self.target)
         if exp + lift > self.target.weight_exp_max:
             raise QuantizeError(
                 "weight exponent", where=term.layer.origin, found=exp + lift, limit=self.target.weight_exp_max
@@ -333,7 +362,7 @@ class _Builder:
         source = self.graph[term.source]
         assert isinstance(source, ir.Input)
         threshold, bias = node.threshold / node.gain, _bias(node, found)
-        weight = term.layer.weight.astype(np.float64) * source.step
+        weight = term.weight
         tie = "none" if node.strict else "shift"
         lift = 0 if node.strict else T - 1
         peak = reach(term.layer, weight, bias, round(source.low / source.step), round(source.high / source.step))
@@ -379,7 +408,7 @@ class _Builder:
     def _readout(self, node: ir.Readout) -> None:
         rows = [self.graph[name] for name in node.inputs]
         found = [term for row in rows for term in terms(self.graph, row.name)]
-        largest = max(float(np.abs(t.layer.weight).max(initial=0.0)) for t in found)
+        largest = max(float(np.abs(t.weight).max(initial=0.0)) for t in found)
         if largest == 0:
             raise QuantizeError("all read-out weights are zero", where=node.origin or node.name)
         S = self.target.weight_room / largest

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from avsnn.convert.integer_check import check_neurons, check_parameters
+from avsnn.convert.ir import fixed_nodes as fixed
+from avsnn.convert.ir import nodes as ir
+from avsnn.convert.ir.graph import Graph
+from avsnn.convert.ir.node import Array, Node
+from avsnn.convert.passes.integer_formats import Target
+from avsnn.convert.passes.quantise import Scale, quantise
+from avsnn.errors import VerifyError
+from avsnn.hw_profiles.profile import load_profile
+from tests.strategies import inputs_for, spiking_graph
+
+FOLDED = spiking_graph(3, T=4, depth=3, skips=((0, 2),), read=(0,))
+LOIHI2 = Target.of(load_profile("loihi2"))
+
+
+@pytest.fixture(scope="module")
+def done() -> tuple[Graph, tuple[Scale, ...]]:
+    return quantise(FOLDED, target=LOIHI2, calibration=inputs_for(FOLDED, 7))
+
+
+def swap(graph: Graph, node: Node) -> Graph:
+    return replace(graph, nodes=tuple(node if old.name == node.name else old for old in graph.nodes))
+
+
+def changed(values: Array, change: Callable[[Any], Any]) -> Array:
+    """A copy in which the largest element is another."""
+    copy = values.copy()
+    place = np.unravel_index(int(np.abs(copy).argmax()), copy.shape)
+    copy[place] = change(copy[place])
+    return copy
+
+
+def with_tie(tie: str) -> tuple[Graph, Graph, tuple[Scale, ...]]:
+    """A folded graph whose second population keeps its ties by ``tie``, quantised; large biases favour "shift"."""
+    folded = spiking_graph(0, T=4, depth=2)
+    layer = folded["c1"]
+    assert isinstance(layer, ir.Conv2d)
+    folded = swap(folded, replace(layer, bias=layer.bias * (8 if tie == "shift" else 1)))
+    graph, scales = quantise(folded, target=LOIHI2, calibration=inputs_for(folded, 7))
+    assert scales[1].tie == tie
+    return folded, graph, scales
+
+
+MISTAKES: dict[str, tuple[str, Callable[[Any], dict[str, Any]], str]] = {
+    "sign of one synaptic weight": ("c1", lambda n: {"weight_mant": changed(n.weight_mant, lambda w: -w)}, "weight"),
+    "a synaptic weight, one step": ("c2", lambda n: {"weight_mant": changed(n.weight_mant, lambda w: w - 2)}, ""),
+    "weight exponent": ("c1", lambda n: {"weight_exp": n.weight_exp + 1}, "weight"),
+    "skip connection, sign": ("c0to2", lambda n: {"weight_mant": changed(n.weight_mant, lambda w: -w)}, "weight"),
+    "sign of one held weight": ("c0", lambda n: {"weight": changed(n.weight, lambda w: -w)}, "weight"),
+    "one held weight, one step": ("c0", lambda n: {"weight": changed(n.weight, lambda w: w + 1)}, "weight"),
+    "held bias": ("c0", lambda n: {"bias": changed(n.bias, lambda b: b + 1)}, "bias"),
+    "held shift": ("c0", lambda n: {"shift": n.shift - 1}, ""),
+    "held lift": ("c0", lambda n: {"lift": n.lift + 1}, ""),
+    "bias of the population": ("p1", lambda n: {"bias_mant": changed(n.bias_mant, lambda b: b + 1)}, "bias"),
+    "bias of the population, down": ("p1", lambda n: {"bias_mant": changed(n.bias_mant, lambda b: b - 1)}, "bias"),
+    "bias where there is none": ("p0", lambda n: {"bias_mant": n.bias_mant + 1}, "bias"),
+    "threshold up": ("p1", lambda n: {"threshold_mant": n.threshold_mant + 1}, "threshold"),
+    "threshold down": ("p1", lambda n: {"threshold_mant": n.threshold_mant - 1}, "threshold"),
+    "threshold of the first population": ("p0", lambda n: {"threshold_mant": n.threshold_mant + 1}, "threshold"),
+    "decay": ("p2", lambda n: {"decay_v": n.decay_v + 1}, "decay"),
+    "bias of the read-out": ("out", lambda n: {"bias": changed(n.bias, lambda b: b + 1)}, "bias"),
+    "scale of the read-out": ("out", lambda n: {"scale": n.scale * 1.01}, "scale"),
+    "row of the read-out": ("out@p0", lambda n: {"weight_mant": changed(n.weight_mant, lambda w: -w)}, "weight"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_every_wrong_parameter_is_named(done: tuple[Graph, tuple[Scale, ...]], mistake: str) -> None:
+    graph, scales = done
+    layer, change, what = MISTAKES[mistake]
+    assert check_parameters(FOLDED, graph, scales) > 0
+    node = graph[layer]
+    with pytest.raises(VerifyError, match=f"^{layer}: .*{what}") as caught:
+        check_parameters(FOLDED, swap(graph, replace(node, **change(node))), scales)
+    assert caught.value.where == layer
+
+
+@pytest.mark.parametrize("tie", ["shift", "offset"])
+@pytest.mark.parametrize("mistake", ["bias + 1", "bias - 1", "bias exponent", "threshold + 1", "threshold - 1"])
+def test_a_mistake_smaller_than_one_unit_of_the_tie_rule_went_unnoticed(tie: str, mistake: str) -> None:
+    folded, graph, scales = with_tie(tie)
+    node = graph["p1"]
+    assert isinstance(node, fixed.FixedLIF)
+    changes: dict[str, dict[str, Any]] = {
+        "bias + 1": {"bias_mant": changed(node.bias_mant, lambda b: b + 1)},
+        "bias - 1": {"bias_mant": changed(node.bias_mant, lambda b: b - 1)},
+        "bias exponent": {"bias_exp": node.bias_exp - 1, "bias_mant": node.bias_mant * 2 - 1},
+        "threshold + 1": {"threshold_mant": node.threshold_mant + 1},
+        "threshold - 1": {"threshold_mant": node.threshold_mant - 1},
+    }
+    assert check_parameters(folded, graph, scales) > 0
+    with pytest.raises(VerifyError, match=f"^p1: {mistake.split()[0]}"):
+        check_parameters(folded, swap(graph, replace(node, **changes[mistake])), scales)
+
+
+@pytest.mark.parametrize("tie", ["shift", "offset"])
+def test_a_neuron_whose_tie_rule_is_gone_is_named(tie: str) -> None:
+    _, graph, scales = with_tie(tie)
+    node = graph["p1"]
+    assert isinstance(node, fixed.FixedLIF)
+    assert all(check.ties and not check.mismatches for check in check_neurons(graph, scales))
+    gone = (
+        replace(node, threshold_mant=node.threshold_mant + 1)
+        if tie == "shift"
+        else replace(node, bias_mant=node.bias_mant - 1)
+    )
+    with pytest.raises(VerifyError, match=r"^p1: the integer neuron differs.*tie rule") as caught:
+        check_neurons(swap(graph, gone), scales)
+    assert caught.value.where == "p1"
+
+
+def test_a_neuron_that_keeps_its_current_is_named(done: tuple[Graph, tuple[Scale, ...]]) -> None:
+    graph, scales = done
+    node = graph["p2"]
+    assert isinstance(node, fixed.FixedLIF)
+    with pytest.raises(VerifyError, match=r"^p2: "):
+        check_neurons(swap(graph, replace(node, decay_u=2047)), scales)
+
+
+def test_a_decay_that_does_not_halve_is_reported_not_refused() -> None:
+    folded = spiking_graph(3, T=4, depth=2, decay=0.75)
+    graph, scales = quantise(folded, target=LOIHI2, calibration=inputs_for(folded, 7))
+    checks = check_neurons(graph, scales)
+    assert check_parameters(folded, graph, scales) > 0
+    assert all(check.windows == 2048 for check in checks)

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from avsnn.convert.integer_check import check_neurons, check_parameters
+from avsnn.convert.ir import fixed_nodes as fixed
+from avsnn.convert.ir import nodes as ir
+from avsnn.convert.ir.fixed_interpreter import logical, to_integers
+from avsnn.convert.ir.graph import Graph
+from avsnn.convert.ir.interpreter import interpret
+from avsnn.convert.ir.node import Node
+from avsnn.convert.ir.stages import check_stage
+from avsnn.convert.ir.text import render
+from avsnn.convert.passes.integer_formats import Target
+from avsnn.convert.passes.quantise import Scale, quantise
+from avsnn.errors import CapabilityError, QuantizeError
+from avsnn.hw_profiles.formats import signed_core_grid
+from avsnn.hw_profiles.profile import load_profile
+from tests.strategies import inputs_for, spiking_graph, spiking_graphs
+
+LOIHI2, CPU = (Target.of(load_profile(name)) for name in ("loihi2", "cpu"))
+
+
+def quantised(graph: Graph, target: Target = LOIHI2) -> tuple[Graph, tuple[Scale, ...]]:
+    return quantise(graph, target=target, calibration=inputs_for(graph, 7, batch=6))
+
+
+def agreement(graph: Graph, integers: Graph) -> float:
+    """Share of equal spikes, all populations together."""
+    x = inputs_for(graph, 8, batch=6)
+    real, whole = interpret(graph, x).spikes, logical(integers, to_integers(integers, x)).spikes
+    assert sum(s.sum() for s in real.values())
+    return float(np.mean(np.concatenate([(s == whole[name]).ravel() for name, s in real.items()])))
+
+
+def swap(graph: Graph, node: Node) -> Graph:
+    return replace(graph, nodes=tuple(node if old.name == node.name else old for old in graph.nodes))
+
+
+@given(spiking_graphs())
+def test_all_integers_are_proved_and_in_range(graph: Graph) -> None:
+    text = render(graph)
+    integers, scales = quantised(graph)
+    assert render(graph) == text
+    check_stage(integers)
+    assert check_parameters(graph, integers, scales) > 0
+    check_neurons(integers, scales)
+    assert [s.population for s in scales] == [n.name for n in graph if isinstance(n, ir.LIF | ir.Readout)]
+    for node in integers:
+        if isinstance(node, fixed.Synapse):
+            assert signed_core_grid(max_bits=8, bits=8, sign_mode=node.sign_mode).contains(node.weight_mant)
+            assert 0 <= node.weight_exp <= 7
+        elif isinstance(node, fixed.FixedLIF):
+            assert 0 <= node.threshold_mant < 2**17
+            assert (np.abs(node.bias_mant) < 2**12).all()
+            assert 0 <= node.bias_exp <= 7
+        elif isinstance(node, fixed.HeldCurrent):
+            assert np.abs(node.weight).max() < 2**15
+
+
+def test_eight_bits_keep_most_spikes_and_wide_integers_nearly_all() -> None:
+    graph = spiking_graph(3, depth=3, skips=((0, 2),), pool=True)
+    assert agreement(graph, quantised(graph)[0]) > 0.95
+    # the host's weights stay at 16 bits on the wide target, so a few spikes near the threshold may still turn
+    assert agreement(graph, quantised(graph, CPU)[0]) > 0.99
+
+
+def test_the_profile_cpu_is_proved_as_well() -> None:
+    graph = spiking_graph(4, depth=3, skips=((0, 2),))
+    integers, scales = quantised(graph, CPU)
+    assert check_parameters(graph, integers, scales) > 0
+    assert all(check.mismatches == 0 for check in check_neurons(integers, scales))
+
+
+def test_graded_sequence_inputs_were_taken_as_if_their_step_were_one() -> None:
+    graph = spiking_graph(5, depth=2, coding="sequence")
+    integers, scales = quantised(graph, CPU)
+    check_parameters(graph, integers, scales)
+    assert agreement(graph, integers) > 0.97
+
+
+def test_a_read_out_of_a_graded_sequence_forgot_its_step() -> None:
+    rng = np.random.default_rng(0)
+    row = ir.Linear(name="row", inputs=("x",), shape=(3,), weight=rng.normal(size=(3, 4)), bias=np.zeros(3))
+    answer = ir.Readout(name="out", inputs=("row",), shape=(3,), bias=rng.normal(size=3))
+    first = ir.Input(name="x", shape=(4,), coding="sequence")
+    graph = Graph(nodes=(first, row, answer), outputs=("out",), timesteps=3, stage="folded")
+    integers, scales = quantised(graph, CPU)
+    check_parameters(graph, integers, scales)
+    x, head = inputs_for(graph, 1), integers["out"]
+    assert isinstance(head, fixed.FixedReadout)
+    found = logical(integers, to_integers(integers, x)).outputs["out"] * head.scale
+    np.testing.assert_allclose(found, interpret(graph, x).outputs["out"], atol=1e-5)  # 24-bit weights
+
+
+def test_strict_neurons_get_no_tie_rule() -> None:
+    graph = spiking_graph(6, strict=True)
+    integers, scales = quantised(graph)
+    assert {s.tie for s in scales} == {"none"}
+    assert check_parameters(graph, integers, scales) > 0
+    assert all(check.mismatches == 0 for check in check_neurons(integers, scales))
+
+
+@pytest.mark.parametrize("T", [1, 2, 4, 6, 8])
+def test_thresholds_are_exact_at_any_length_of_the_window(T: int) -> None:
+    graph = spiking_graph(8, T=T)
+    integers, scales = quantised(graph)
+    for scale in scales[:-1]:
+        node, real = integers[scale.population], graph[scale.population]
+        assert isinstance(node, fixed.FixedLIF)
+        assert isinstance(real, ir.LIF)
+        theta = (node.threshold_mant + (scale.tie == "shift")) / 2**scale.lift
+        assert theta == round(theta)
+        assert theta == pytest.approx(real.threshold / real.gain * scale.scale, rel=1e-12)
+
+
+def test_threshold_and_gain_together_are_one_number() -> None:
+    """``u = decay r + gain x >= threshold`` fires as ``u = decay r + x >= threshold / gain``."""
+    graph = spiking_graph(9, depth=2)
+    scaled = replace(
+        graph,
+        nodes=tuple(
+            replace(n, gain=1.0, threshold=n.threshold / n.gain) if isinstance(n, ir.LIF) else n for n in graph
+        ),
+    )
+    x = inputs_for(graph, 1)
+    for name, spikes in interpret(graph, x).spikes.items():
+        np.testing.assert_array_equal(spikes, interpret(scaled, x).spikes[name])
+    assert render(quantised(graph)[0]) == render(quantised(scaled)[0])
+
+
+def test_or_equals_the_maximum_of_spikes() -> None:
+    graph = spiking_graph(10, depth=2, pool=True)
+    integers, _ = quantised(graph)
+    spikes = logical(integers, to_integers(integers, inputs_for(graph, 2))).spikes
+    p0 = spikes["p0"][:, :, :, :4, :4]
+    windows = p0.reshape(*p0.shape[:3], 2, 2, 2, 2).any(axis=(4, 6))
+    assert 0 < windows.mean() < 1
+    np.testing.assert_array_equal(spikes["pool.or"], windows)
+
+
+def test_fewer_weight_bits_use_the_smaller_grid() -> None:
+    graph = spiking_graph(11)
+    target = Target.of(load_profile("loihi2"), weight_bits=4)
+    integers, scales = quantised(graph, target)
+    check_parameters(graph, integers, scales)
+    for node in integers.of(fixed.Synapse):
+        assert signed_core_grid(max_bits=4, bits=4, sign_mode=node.sign_mode).contains(node.weight_mant)
+
+
+def test_the_shift_rule_failed_the_conversion_where_the_offset_rule_fits() -> None:
+    """Weights far above the threshold need an exponent, which leaves no room to lift by T - 1 = 5 bits."""
+    graph = spiking_graph(12, T=6, depth=2)
+    layer = graph["c1"]
+    assert isinstance(layer, ir.Conv2d)
+    graph = swap(graph, replace(layer, weight=layer.weight * 60))
+    integers, scales = quantised(graph)
+    assert next(s for s in scales if s.population == "p1").tie == "offset"
+    check_parameters(graph, integers, scales)
+    check_neurons(integers, scales)
+
+
+def test_a_population_with_tiny_weights_broke_the_check_of_its_neurons() -> None:
+    graph = spiking_graph(13, T=1, depth=2)
+    layer = graph["c1"]
+    assert isinstance(layer, ir.Conv2d)
+    graph = swap(graph, replace(layer, weight=layer.weight * 1e-4, bias=layer.bias * 1e-4))
+    for target in (LOIHI2, CPU):
+        integers, scales = quantised(graph, target)
+        assert all(check.mismatches == 0 and check.ties for check in check_neurons(integers, scales))
+
+
+def test_reset_by_subtraction_is_refused_by_name() -> None:
+    graph = spiking_graph(0)
+    node = graph["p1"]
+    assert isinstance(node, ir.LIF)
+    with pytest.raises(CapabilityError, match=r"^p1: subtract reset"):
+        quantised(swap(graph, replace(node, reset="subtract")))
+
+
+def test_a_sum_of_neurons_and_a_held_input_is_refused() -> None:
+    graph = spiking_graph(0, skips=((0, 1),))
+    layer = graph["c0to1"]
+    with pytest.raises(CapabilityError, match=r"^p1: spikes and a held input into one population"):
+        quantised(swap(graph, replace(layer, inputs=("x",))))
+
+
+def test_one_layer_for_two_populations_is_refused() -> None:
+    graph = spiking_graph(0)
+    with pytest.raises(CapabilityError, match=r"^c1: one layer feeds two populations"):
+        quantised(swap(graph, replace(graph["p2"], inputs=("c1",))))
+
+
+def test_a_neuron_on_a_pool_without_weights_is_refused() -> None:
+    graph = spiking_graph(0, depth=2, pool=True)
+    with pytest.raises(CapabilityError, match=r"^p1: a neuron must read weighted sums, found MaxPool2d|^pool: "):
+        quantised(swap(graph, replace(graph["p1"], inputs=("pool",))))
+
+
+def test_currents_that_no_bias_of_the_host_can_hold_are_refused() -> None:
+    graph = spiking_graph(0, depth=1)
+    layer = graph["c0"]
+    assert isinstance(layer, ir.Conv2d)
+    with pytest.raises(QuantizeError, match=r"^p0: currents do not fit the host's bias"):
+        quantised(swap(graph, replace(layer, bias=layer.bias + 1e5)))
+
+
+def test_a_bias_beyond_every_scale_is_refused() -> None:
+    graph = spiking_graph(0, depth=2)
+    layer = graph["c1"]
+    assert isinstance(layer, ir.Conv2d)
+    with pytest.raises(QuantizeError, match=r"^p1: weights and bias do not fit one scale"):
+        quantised(swap(graph, replace(layer, bias=layer.bias + 1e5)))
