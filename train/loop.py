@@ -8,8 +8,6 @@ was killed and resumed ends, on one machine and with one number of threads, with
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from avsnn.archive import replace_file
 from avsnn.errors import CheckpointError, InputError
 from avsnn.train.metrics import evaluate
 
@@ -188,22 +187,3 @@ def _shifted(x: Tensor, most: int, rng: torch.Generator) -> Tensor:
     columns = (torch.arange(width) + moves[1]).clamp_(0, width - 1)
     sample = torch.arange(len(x))[:, None, None]
     return x.movedim(1, -1)[sample, rows[:, :, None], columns[:, None, :]].movedim(-1, 1).contiguous()
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` by way of a sibling, so that no reader ever sees half of it.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise InputError(f"cannot write ({error.strerror})", where=str(path)) from None

@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 
+from avsnn.archive import replace_file
 from avsnn.errors import CheckpointError, InputError
 from avsnn.train import checkpoints
 from avsnn.train.data import avdigits, sources
-from avsnn.train.loop import Options, Row, Samples, Trainer, replace_file
+from avsnn.train.loop import Options, Row, Samples, Trainer
 from avsnn.train.metrics import Evaluation, Proportion, evaluate
 from avsnn.train.models.config import build_config, plain
 from avsnn.train.models.table import find_model, make_config
@@ -83,9 +84,13 @@ class Outcome:
     val: Proportion
 
 
-def draw(count: int, *, split: str, seed: int | None, names: tuple[str, ...]) -> Samples:
+Count = Callable[[int, int], None]
+"""Called with (done, total)."""
+
+
+def draw(count: int, *, split: str, seed: int | None, names: tuple[str, ...], progress: Count | None = None) -> Samples:
     """Return ``count`` pairs of avdigits as tensors, only the inputs called ``names``."""
-    pairs = avdigits.make(count, split=split, seed=seed)
+    pairs = avdigits.make(count, split=split, seed=seed, progress=progress)
     inputs = {name: torch.from_numpy(value) for name, value in pairs.inputs().items() if name in names}
     return Samples(inputs=inputs, labels=torch.from_numpy(pairs.label))
 
@@ -132,7 +137,8 @@ def execute(
     out: Path,
     *,
     on_epoch: Callable[[Row], None] | None = None,
-    on_batch: Callable[[int, int], None] | None = None,
+    on_batch: Count | None = None,
+    on_pair: Count | None = None,
 ) -> Outcome:
     """Train to the end, from the last finished epoch if ``out`` has one, and write the checkpoint.
 
@@ -141,6 +147,7 @@ def execute(
         out: the folder that `begin` made.
         on_epoch: called with each new epoch's metrics.
         on_batch: called with (updates done, updates of the epoch).
+        on_pair: called with (pairs drawn, pairs to draw) before training.
 
     Raises:
         InputError: an impossible configuration, or a loss that is no longer finite.
@@ -150,7 +157,7 @@ def execute(
         config = make_config(plan.model, plan.preset, plan.values)
         torch.manual_seed(plan.options.seed)
         module = find_model(plan.model).build(config)
-        train = draw(plan.pairs, split="train", seed=None, names=config.modalities)
+        train = draw(plan.pairs, split="train", seed=None, names=config.modalities, progress=on_pair)
         val = draw(plan.val_pairs, split="val", seed=None, names=config.modalities)
         trainer = Trainer(module, train, val, plan.options)
         if (out / STATE).exists():

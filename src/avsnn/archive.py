@@ -73,7 +73,7 @@ def write(path: str | Path, meta: Mapping[str, Any], arrays: Mapping[str, Array]
             info.create_system = 3  # Unix, whatever the machine: same content, same bytes
             info.external_attr = 0o644 << 16
             archive.writestr(info, entries[name])
-    _replace(path, buffer.getbuffer())
+    replace_file(path, buffer.getbuffer())
     return path
 
 
@@ -103,16 +103,12 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Array]]:
     return meta, arrays
 
 
-def _encode(array: Array, where: str) -> bytes:
-    array = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
-    if array.dtype.str not in DTYPES:
-        raise CheckpointError("dtype is not allowed", where=where, found=array.dtype, limit="bool, integers, floats")
-    buffer = io.BytesIO()
-    npy.write_array(buffer, array, version=(1, 0), allow_pickle=False)
-    return buffer.getvalue()
+def replace_file(path: Path, content: bytes | memoryview) -> None:
+    """Write ``content`` to ``path`` by way of a sibling, so that nobody ever sees half of it.
 
-
-def _replace(path: Path, content: memoryview) -> None:
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         try:
@@ -120,11 +116,19 @@ def _replace(path: Path, content: memoryview) -> None:
                 file.write(content)
                 os.fchmod(file.fileno(), 0o644)  # mkstemp makes it private
             os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        finally:
+            Path(temporary).unlink(missing_ok=True)  # gone already, unless something stopped us on the way
     except OSError as error:
         raise CheckpointError(f"cannot write the file ({error.strerror})", where=str(path)) from None
+
+
+def _encode(array: Array, where: str) -> bytes:
+    array = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
+    if array.dtype.str not in DTYPES:
+        raise CheckpointError("dtype is not allowed", where=where, found=array.dtype, limit="bool, integers, floats")
+    buffer = io.BytesIO()
+    npy.write_array(buffer, array, version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()
 
 
 def _size_of_zip(path: Path) -> int:

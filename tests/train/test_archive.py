@@ -91,6 +91,24 @@ def test_write_into_nowhere(tmp_path: Path) -> None:
         archive.write(tmp_path / "missing" / "a.pt", META, ARRAYS)
 
 
+def test_interrupt_right_after_the_rename_is_still_an_interrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = os.replace
+
+    def rename_then_stop(source: str, target: Path) -> None:
+        rename(source, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", rename_then_stop)
+    with pytest.raises(KeyboardInterrupt):
+        archive.write(tmp_path / "a.pt", META, ARRAYS)
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        archive.write(tmp_path / "b.pt", META, ARRAYS)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+
+
 def test_pickles_never_run(tmp_path: Path) -> None:
     trap = Trap(tmp_path / "sprung")
     (tmp_path / "legacy.pt").write_bytes(pickle.dumps(trap))

@@ -103,7 +103,7 @@ def _train(args: argparse.Namespace) -> int:
         plan = _plan(args)
         runs.begin(plan, args.out)
     with _Display(plan) as display:
-        outcome = runs.execute(plan, args.out, on_epoch=display.epoch, on_batch=display.batch)
+        outcome = runs.execute(plan, args.out, on_epoch=display.epoch, on_batch=display.batch, on_pair=display.pair)
     if args.json:
         rates = outcome.rows[-1]["rates"]
         result = {"checkpoint": str(outcome.checkpoint), "command": plan.command(), "val": outcome.val.record()}
@@ -155,7 +155,7 @@ class _Display:
         self._epochs = plan.options.epochs
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._progress.add_task("updates")
+        self._task = self._progress.add_task("")
 
     def __enter__(self) -> _Display:
         self._progress.start()
@@ -165,8 +165,12 @@ class _Display:
         self._progress.stop()
 
     def batch(self, done: int, total: int) -> None:
-        """Move the bar."""
-        self._progress.update(self._task, completed=done, total=total)
+        """Move the bar of the epoch."""
+        self._progress.update(self._task, completed=done, total=total, description="updates")
+
+    def pair(self, done: int, total: int) -> None:
+        """Move the bar of the data."""
+        self._progress.update(self._task, completed=done, total=total, description="drawing pairs")
 
     def epoch(self, row: Row) -> None:
         """Print the epoch's line."""
