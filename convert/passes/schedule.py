@@ -20,6 +20,7 @@ import numpy as np
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Node
+from avsnn.errors import CapabilityError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,9 @@ def schedule(graph: Graph, *, delay_steps_max: int | None) -> tuple[Graph, tuple
     Args:
         graph: stage ``quantised``.
         delay_steps_max: steps a synapse of the target can wait beyond its own one; None is unlimited.
+
+    Raises:
+        CapabilityError: a held current and the spikes of a later layer meet in one population.
     """
     limit = np.iinfo(np.int32).max if delay_steps_max is None else delay_steps_max
     offsets: dict[str, int] = {}  # when step 0 of sample 0 arrives, or is emitted
@@ -48,7 +52,11 @@ def schedule(graph: Graph, *, delay_steps_max: int | None) -> tuple[Graph, tuple
             waits = {name: offset - offsets[name] for name in node.inputs}
             for name, wait in waits.items():
                 synapse = nodes[name]
-                if wait and isinstance(synapse, fixed.Synapse):
+                if wait:
+                    if not isinstance(synapse, fixed.Synapse):
+                        raise CapabilityError(
+                            "a held current cannot wait for the spikes of later layers", where=name, found=node.name
+                        )
                     inserted.append(_delay(nodes, offsets, synapse, wait, limit))
             offsets[node.name] = offset
             nodes[node.name] = _place(node, offset, graph.timesteps)

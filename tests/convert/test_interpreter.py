@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import signal
+
+from avsnn.convert.ir import nodes as ir
+from avsnn.convert.ir.graph import Graph
+from avsnn.convert.ir.interpreter import fire, interpret
+from avsnn.convert.ir.kernels import conv2d, max_pool2d
+from avsnn.convert.ir.node import Array, Node
+from avsnn.errors import InputError
+from tests.strategies import SEEDS, inputs_for, spiking_graph
+
+ATOL = 1e-12  # sums of a few dozen products of order one in another order
+PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
+
+
+@given(SEEDS, PAIRS, PAIRS, st.tuples(st.integers(0, 2), st.integers(0, 3)), PAIRS, st.sampled_from([1, 2, 4]))
+def test_convolution_is_that_of_torch_for_odd_geometry(
+    seed: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    x, weight = rng.normal(size=(2, 4, 8, 9)), rng.normal(size=(8, 4 // groups, *kernel))
+    wanted = torch.nn.functional.conv2d(
+        torch.from_numpy(x), torch.from_numpy(weight), None, stride, padding, dilation, groups
+    )
+    np.testing.assert_allclose(conv2d(x, weight, stride, padding, dilation, groups), wanted.numpy(), rtol=0, atol=ATOL)
+
+
+def test_convolution_is_the_cross_correlation_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    x, weight = rng.normal(size=(1, 1, 6, 7)), rng.normal(size=(1, 1, 3, 2))
+    wanted = signal.correlate2d(x[0, 0], weight[0, 0], mode="valid")
+    np.testing.assert_allclose(conv2d(x, weight, (1, 1), (0, 0), (1, 1), 1)[0, 0], wanted, rtol=0, atol=ATOL)
+
+
+def test_integer_convolution_stays_integer_beyond_the_floats() -> None:
+    x, weight = np.full((1, 1, 1, 2), 2**53 + 1), np.ones((1, 1, 1, 2), dtype=np.int64)
+    assert conv2d(x, weight, (1, 1), (0, 0), (1, 1), 1).item() == 2**54 + 2
+
+
+@given(SEEDS, PAIRS, PAIRS, st.booleans())
+def test_max_pooling_is_that_of_torch(
+    seed: int, kernel: tuple[int, int], stride: tuple[int, int], padded: bool
+) -> None:
+    padding = (kernel[0] // 2, kernel[1] // 2) if padded else (0, 0)
+    x = np.random.default_rng(seed).normal(-3, 1, size=(2, 3, 7, 6))  # negative: a padding of zeros would win
+    wanted = torch.nn.functional.max_pool2d(torch.from_numpy(x), kernel, stride, padding)
+    np.testing.assert_array_equal(max_pool2d(x, kernel, stride, padding), wanted.numpy())
+
+
+def walk(currents: list[float], **options: Any) -> tuple[list[bool], list[float], list[bool]]:
+    values: dict[str, Any] = {"name": "p", "decay": 0.5, "gain": 1.0, "threshold": 1.0}
+    node = ir.LIF(**(values | options))
+    s, v, ties = fire(node, np.array(currents)[:, None], len(currents), None)
+    return s[:, 0].tolist(), v[:, 0].tolist(), ties[:, 0].tolist()
+
+
+def test_hard_reset_by_hand() -> None:
+    spikes, states, ties = walk([0.75, 0.75, 0.75, 2.0])
+    assert spikes == [False, True, False, True]  # u = 0.75, 1.125, 0.75, 2.375
+    assert states == [0.75, 0.0, 0.75, 0.0]
+    assert ties == [False] * 4
+
+
+def test_reset_by_subtraction_by_hand() -> None:
+    spikes, states, _ = walk([0.75, 0.75, 0.75, 2.0], reset="subtract")
+    assert spikes == [False, True, False, True]  # u = 0.75, 1.125, 0.8125, 2.40625
+    assert states == [0.75, 0.125, 0.8125, 1.40625]
+
+
+@pytest.mark.parametrize(("strict", "spikes"), [(False, [True, True]), (True, [False, True])])
+def test_a_tie_fires_unless_strict_and_is_marked(strict: bool, spikes: list[bool]) -> None:
+    found, _, ties = walk([1.0, 1.0], strict=strict)
+    assert found == spikes
+    assert ties == [True, not strict]
+
+
+def test_gain_scales_the_current_alone() -> None:
+    assert walk([1.0, 1.0, 2.0], gain=0.5) == walk([0.5, 0.5, 1.0])
+
+
+def test_force_replaces_what_is_sent_and_reset_but_not_what_is_decided() -> None:
+    graph = spiking_graph(0, depth=2)
+    x = inputs_for(graph, 1)
+    free = interpret(graph, x)
+    again = interpret(graph, x, force=free.spikes)
+    for name, spikes in free.spikes.items():
+        np.testing.assert_array_equal(again.spikes[name], spikes)
+        np.testing.assert_array_equal(again.states[name]["v"], free.states[name]["v"])
+    everything = {"p0": np.ones_like(free.spikes["p0"])}
+    forced = interpret(graph, x, force=everything)
+    assert not forced.spikes["p0"].all()  # its own decision
+    assert not forced.states["p0"]["v"].any()  # but reset at every step
+    layer, p1 = graph["c1"], graph["p1"]
+    assert isinstance(layer, ir.Conv2d)
+    assert isinstance(p1, ir.LIF)
+    current = conv2d(np.ones((1, 2, 5, 5)), layer.weight, (1, 1), (1, 1), (1, 1), 1) + layer.bias[:, None, None]
+    spikes, _, _ = fire(p1, np.broadcast_to(current, (4, 3, 2, 5, 5)), 4, None)
+    np.testing.assert_array_equal(forced.spikes["p1"], spikes)
+
+
+def bad(x: Array) -> dict[str, tuple[dict[str, Array], str]]:
+    outside, nan = x.copy(), x.copy()
+    outside.flat[3], nan.flat[0] = 1.5, np.nan
+    return {
+        "missing": ({"other": x}, "^x: input missing, found other"),
+        "one axis too few": ({"x": x[0]}, "^x: wrong input shape"),
+        "another image": ({"x": x[..., 1:]}, "^x: wrong input shape"),
+        "nan": ({"x": nan}, "^x: input holds NaN or infinity"),
+        "infinity": ({"x": np.where(np.isnan(nan), np.inf, nan)}, "^x: input holds NaN or infinity"),
+        "outside": ({"x": outside}, "^x: input outside its declared range, found 0.* to 1.5, limit 0 to 1; "),
+        "below": ({"x": x - 0.5}, "^x: input outside its declared range"),
+    }
+
+
+@pytest.mark.parametrize("kind", bad(np.zeros((3, 2, 5, 5))))
+@pytest.mark.parametrize("coding", ["direct", "sequence"])
+def test_inputs_that_cannot_be_meant_are_refused(kind: str, coding: str) -> None:
+    graph = spiking_graph(0, coding=coding)
+    inputs, message = bad(inputs_for(graph, 0)["x"])[kind]
+    with pytest.raises(InputError, match=message):
+        interpret(graph, inputs)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_a_sequence_of_another_length_was_repeated_or_broke_in_numpy(steps: int) -> None:
+    graph = spiking_graph(0, T=4, coding="sequence")
+    with pytest.raises(InputError, match=r"^x: wrong input shape, found .*, limit \(4, 'batch', 2, 5, 5\)"):
+        interpret(graph, {"x": np.zeros((steps, 3, 2, 5, 5))})
+
+
+def test_a_node_without_a_meaning_is_an_error() -> None:
+    strange = Node(name="what", inputs=("x",), shape=(2,))
+    graph = Graph(nodes=(ir.Input(name="x", shape=(2,)), strange), outputs=("what",), timesteps=1, stage="traced")
+    with pytest.raises(InputError, match=r"^what: no float meaning, found Node"):
+        interpret(graph, {"x": np.zeros((1, 2))})
