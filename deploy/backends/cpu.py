@@ -19,12 +19,10 @@ from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.kernels import per_channel
 from avsnn.convert.ir.node import Array, Node
 from avsnn.deploy.backends.base import Execution, Progress
+from avsnn.deploy.backends.cpu_plan import PART_BYTES, Plan, make_plan, output_delay, population_names
 from avsnn.deploy.backends.exact_sums import ExactSums
-from avsnn.deploy.backends.streams import Streams, lay_out
-from avsnn.errors import CapabilityError, InputError
 from avsnn.hw_profiles import fixed_point as fx
 
-PART_BYTES = 192 << 20  # messages and recorded states of the streams that run at once
 BLOCK_BYTES = 8 << 20  # working memory of one connection: about what a cache holds
 PART_NEURONS = 1 << 17  # of the largest population, over all streams at once: few numpy calls, little cache traffic
 
@@ -56,7 +54,7 @@ def simulate(
         CapabilityError: a node that the simulator does not know.
         DomainError: a current or bias left its range; population, step, sample and neuron are named.
     """
-    plan = _plan(graph, inputs, _names(graph, record), streams)
+    plan = make_plan(graph, inputs, population_names(graph, record), streams)
     layout = plan.layout
     result = _allocate(plan)
     at_once = _streams_at_once(plan)
@@ -68,124 +66,7 @@ def simulate(
     return result
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Plan:
-    """What is decided before the first step."""
-
-    graph: Graph
-    inputs: Mapping[str, Array]
-    record: frozenset[str]
-    layout: Streams
-    sums: Mapping[str, ExactSums]
-
-    def bound(self, node: FixedLIF) -> int:
-        """Largest synaptic input that connections can give; held currents are added where they are known."""
-        return sum(self.sums[name].bound for name in node.inputs if isinstance(self.graph[name], Synapse))
-
-
-def _plan(graph: Graph, inputs: Mapping[str, Array], record: frozenset[str], streams: int | None) -> _Plan:
-    if graph.stage != "scheduled":
-        raise InputError("only scheduled graphs can be simulated", where="simulate", found=graph.stage)
-    batch = _check_inputs(graph, inputs)
-    if streams is not None and not 1 <= streams <= batch:
-        raise InputError("impossible number of streams", where="simulate", found=streams, limit=f"1 to {batch}")
-    peaks = {name: max(1, int(np.abs(inputs[name]).max(initial=0))) for name in inputs}
-    sums = {}
-    for node in graph.nodes:
-        _check_node(graph, node)
-        if isinstance(node, Synapse | HeldCurrent):
-            source = node.inputs[0]
-            sums[node.name] = ExactSums(node=node, source_shape=graph[source].shape, peak=peaks.get(source, 1))
-    tail = max((n.offset for n in graph if isinstance(n, FixedLIF | FixedReadout)), default=0)
-    messages = sum(math.prod(n.shape) for n in graph if isinstance(n, FixedLIF | FixedInput))
-    layout = lay_out(
-        batch,
-        graph.timesteps,
-        tail,
-        windowed=_windowed(graph),
-        streams=streams,
-        longest=PART_BYTES // max(1, messages * graph.timesteps),
-    )
-    return _Plan(graph=graph, inputs=inputs, record=record, layout=layout, sums=sums)
-
-
-def _names(graph: Graph, record: Collection[str] | str) -> frozenset[str]:
-    known = [node.name for node in graph.of(FixedLIF)]
-    names = frozenset(known if record == "all" else [record] if isinstance(record, str) else record)
-    if unknown := sorted(names.difference(known)):
-        raise KeyError(f"no population {unknown[0]!r}; there are: {', '.join(known)}")
-    return names
-
-
-def _windowed(graph: Graph) -> bool:
-    """Whether samples may follow each other: populations with memory forget at the period of the windows."""
-    with_memory = [n for n in graph.of(FixedLIF) if (n.decay_u, n.decay_v) != (fx.UNITY - 1, fx.UNITY)]
-    intervals = {n.reset_interval for n in with_memory}
-    return not with_memory or (any(intervals) and all(graph.timesteps % i == 0 for i in intervals if i))
-
-
-def _check_inputs(graph: Graph, inputs: Mapping[str, Array]) -> int:
-    """Return the number of samples."""
-    nodes = graph.of(FixedInput)
-    if not nodes or {n.name for n in nodes} != set(inputs):
-        raise InputError(
-            "inputs do not match the graph",
-            where="simulate",
-            found=", ".join(sorted(inputs)) or "none",
-            limit=", ".join(n.name for n in nodes) or "none",
-        )
-    batches = set()
-    for node in nodes:
-        x, sequence = inputs[node.name], node.coding != "direct"
-        limit = (*((graph.timesteps,) if sequence else ()), "batch", *node.shape)
-        if x.ndim != len(limit) or x.shape[1 + sequence :] != node.shape or (sequence and len(x) != graph.timesteps):
-            raise InputError("wrong input shape", where=node.name, found=x.shape, limit=limit)
-        if x.dtype.kind not in "biu":
-            raise InputError("the simulator takes integers", where=node.name, found=x.dtype)
-        if x.size and (int(x.min()) < node.low or int(x.max()) > node.high):
-            found = f"{x.min()} to {x.max()}"
-            raise InputError("input out of range", where=node.name, found=found, limit=f"{node.low} to {node.high}")
-        batches.add(x.shape[int(sequence)])
-    if len(batches) != 1 or 0 in batches:
-        raise InputError("inputs need one equal number of samples", where="simulate", found=sorted(batches))
-    return int(batches.pop())
-
-
-def _check_node(graph: Graph, node: Node) -> None:
-    sources = graph.sources(node)
-    match node:
-        case FixedInput():
-            allowed: tuple[type[Node], ...] = ()
-        case HeldCurrent():
-            allowed = (FixedInput,)
-            if any(isinstance(s, FixedInput) and s.coding != "direct" for s in sources):
-                raise CapabilityError("a held current needs a directly coded input", where=node.name)
-            if node.port not in ("current", "bias"):
-                raise CapabilityError("unknown port", where=node.name, found=node.port, limit="current, bias")
-        case Synapse():
-            allowed = (FixedInput, FixedLIF)
-            if node.delay < 0 or (isinstance(node, FixedLinear) and (_output_delay(node) < 0).any()):
-                raise InputError("negative delay", where=node.name)
-        case FixedLIF() | FixedReadout():
-            allowed = (Synapse, HeldCurrent)
-            if isinstance(node, FixedLIF) and node.bias_exp < 0:
-                raise CapabilityError("negative bias exponent", where=node.name, found=node.bias_exp, limit=0)
-            if node.offset < 0:
-                raise InputError("negative offset", where=node.name, found=node.offset, limit=0)
-        case _:
-            raise CapabilityError("the simulator knows no such node", where=node.name, found=node.kind)
-    if wrong := [s for s in sources if not isinstance(s, allowed)]:
-        raise CapabilityError("reads what it cannot", where=node.name, found=f"{wrong[0].name} ({wrong[0].kind})")
-    if isinstance(node, HeldCurrent | Synapse) and len(sources) != 1:
-        raise InputError("a connection has one source", where=node.name, found=len(sources), limit=1)
-
-
-def _output_delay(node: FixedLinear) -> Array:
-    delays = np.zeros(1, np.int64) if node.output_delay is None else node.output_delay.astype(np.int64)
-    return np.broadcast_to(delays, (len(node.weight_mant),))
-
-
-def _streams_at_once(plan: _Plan) -> int:
+def _streams_at_once(plan: Plan) -> int:
     graph, layout = plan.graph, plan.layout
     populations = graph.of(FixedLIF)
     per_step = sum(math.prod(n.shape) * (9 if n.name in plan.record else 1) for n in populations)
@@ -195,7 +76,7 @@ def _streams_at_once(plan: _Plan) -> int:
     return max(1, min(layout.streams, fits))
 
 
-def _allocate(plan: _Plan) -> Execution:
+def _allocate(plan: Plan) -> Execution:
     graph, B, T = plan.graph, plan.layout.batch, plan.layout.timesteps
     recorded = [node for node in graph.of(FixedLIF) if node.name in plan.record]
     counted = [
@@ -221,7 +102,7 @@ def _allocate(plan: _Plan) -> Execution:
 class _Part:
     """Streams [first, last) of a run. Wall-clock arrays are (steps, streams, *shape)."""
 
-    plan: _Plan
+    plan: Plan
     result: Execution
     first: int
     last: int
@@ -257,11 +138,7 @@ class _Part:
     def _count(self, node: Node, offset: int, flags: Array) -> None:
         """Add up messages in logical time."""
         layout, out = self.plan.layout, self.result.counts[node.name]
-        total = np.count_nonzero(layout.to_windows(flags, offset), axis=1)
-        for p in range(total.shape[1]):
-            start = (self.first + p) * layout.length
-            stop = min(start + layout.length, layout.batch)
-            out[start:stop] = total[: stop - start, p]
+        layout.per_sample(np.count_nonzero(layout.to_windows(flags, offset), axis=1), self.first, out)
         if node.name in self.result.outputs:
             self.result.outputs[node.name][:] = out
 
@@ -332,7 +209,7 @@ class _Part:
 
     def _arrive(self, synapse: Synapse, messages: Array, begin: int, a: Array) -> None:
         """Add to a, wall steps from ``begin`` on, what this connection delivers: sums made 1 + delay steps before."""
-        delays = _output_delay(synapse) if isinstance(synapse, FixedLinear) else np.zeros(1, np.int64)
+        delays = output_delay(synapse) if isinstance(synapse, FixedLinear) else np.zeros(1, np.int64)
         longest = int(delays.max(initial=0))
         lead = begin - 1 - synapse.delay - longest  # the source step that the first row of y would be
         start, stop = max(0, lead), max(0, begin - 1 - synapse.delay + len(a))
@@ -361,19 +238,15 @@ class _Part:
         for w in range(0, layout.steps, block):
             end = min(w + block, layout.steps)
             total[w:end] = self._currents(node, sent, held, w, end, np.int64)
-        out = self.result.outputs[node.name]
         windows = layout.to_windows(total, node.offset).sum(axis=1) + per_channel(node.bias, len(node.shape))
-        for p in range(windows.shape[1]):
-            start = (self.first + p) * layout.length
-            stop = min(start + layout.length, layout.batch)
-            out[start:stop] = windows[: stop - start, p]
+        layout.per_sample(windows, self.first, self.result.outputs[node.name])
 
     def _block(self, names: tuple[str, ...]) -> int:
         """Wall steps whose connections are computed together."""
         needed = max((self.plan.sums[name].bytes_per_item for name in names), default=1)
         longest = max(
             (
-                int(_output_delay(s).max(initial=0))
+                int(output_delay(s).max(initial=0))
                 for s in map(self.plan.graph.__getitem__, names)
                 if isinstance(s, FixedLinear)
             ),

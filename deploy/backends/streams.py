@@ -51,11 +51,14 @@ class Streams:
 
     def store(self, wall: Array, offset: int, first: int, out: Array) -> None:
         """Cut ``wall`` of the streams from ``first`` on and write it to its samples in out: (T, batch, *shape)."""
-        windows = self.to_windows(wall, offset)
-        for p in range(wall.shape[1]):
+        self.per_sample(self.to_windows(wall, offset).swapaxes(1, 2), first, out.swapaxes(0, 1))
+
+    def per_sample(self, values: Array, first: int, out: Array) -> None:
+        """Write values (length, streams, ...), the streams from ``first`` on, to their samples in out: (batch, ...)."""
+        for p in range(values.shape[1]):
             start = (first + p) * self.length
             stop = min(start + self.length, self.batch)
-            out[:, start:stop] = windows[: stop - start, :, p].swapaxes(0, 1)
+            out[start:stop] = values[: stop - start, p]
 
 
 def lay_out(batch: int, timesteps: int, tail: int, *, windowed: bool, streams: int | None, longest: int) -> Streams:

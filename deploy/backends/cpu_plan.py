@@ -1,0 +1,149 @@
+"""Turns a scheduled graph and a batch into what the simulator decides before its first step, or refuses them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from avsnn.convert.ir.fixed_nodes import FixedInput, FixedLIF, FixedLinear, FixedReadout, HeldCurrent, Synapse
+from avsnn.convert.ir.graph import Graph
+from avsnn.convert.ir.node import Array, Node
+from avsnn.deploy.backends.exact_sums import ExactSums
+from avsnn.deploy.backends.streams import Streams, lay_out
+from avsnn.errors import CapabilityError, InputError
+from avsnn.hw_profiles import fixed_point as fx
+
+PART_BYTES = 192 << 20  # messages and recorded states of the streams that run at once
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """What is decided before the first step."""
+
+    graph: Graph
+    inputs: Mapping[str, Array]
+    record: frozenset[str]
+    layout: Streams
+    sums: Mapping[str, ExactSums]
+
+    def bound(self, node: FixedLIF) -> int:
+        """Largest synaptic input that connections can give; held currents are added where they are known."""
+        return sum(self.sums[name].bound for name in node.inputs if isinstance(self.graph[name], Synapse))
+
+
+def make_plan(graph: Graph, inputs: Mapping[str, Array], record: frozenset[str], streams: int | None) -> Plan:
+    """Check everything and lay the batch out.
+
+    Raises:
+        InputError: wrong stage, inputs that do not fit, a time that cannot be.
+        CapabilityError: a node that the simulator does not know.
+        DomainError: sums that float64 cannot hold.
+    """
+    if graph.stage != "scheduled":
+        raise InputError("only scheduled graphs can be simulated", where="simulate", found=graph.stage)
+    batch = _check_inputs(graph, inputs)
+    if streams is not None and not 1 <= streams <= batch:
+        raise InputError("impossible number of streams", where="simulate", found=streams, limit=f"1 to {batch}")
+    peaks = {name: max(1, int(np.abs(inputs[name]).max(initial=0))) for name in inputs}
+    sums = {}
+    for node in graph.nodes:
+        _check_node(graph, node)
+        if isinstance(node, Synapse | HeldCurrent):
+            source = node.inputs[0]
+            sums[node.name] = ExactSums(node=node, source_shape=graph[source].shape, peak=peaks.get(source, 1))
+    tail = max((n.offset for n in graph if isinstance(n, FixedLIF | FixedReadout)), default=0)
+    messages = sum(math.prod(n.shape) for n in graph if isinstance(n, FixedLIF | FixedInput))
+    layout = lay_out(
+        batch,
+        graph.timesteps,
+        tail,
+        windowed=_windowed(graph),
+        streams=streams,
+        longest=PART_BYTES // max(1, messages * graph.timesteps),
+    )
+    return Plan(graph=graph, inputs=inputs, record=record, layout=layout, sums=sums)
+
+
+def population_names(graph: Graph, record: Collection[str] | str) -> frozenset[str]:
+    """The populations that ``record`` names ("all": every one).
+
+    Raises:
+        KeyError: there is no such population; the message lists all.
+    """
+    known = [node.name for node in graph.of(FixedLIF)]
+    names = frozenset(known if record == "all" else [record] if isinstance(record, str) else record)
+    if unknown := sorted(names.difference(known)):
+        raise KeyError(f"no population {unknown[0]!r}; there are: {', '.join(known)}")
+    return names
+
+
+def _windowed(graph: Graph) -> bool:
+    """Whether samples may follow each other: populations with memory forget at the period of the windows."""
+    with_memory = [n for n in graph.of(FixedLIF) if (n.decay_u, n.decay_v) != (fx.UNITY - 1, fx.UNITY)]
+    intervals = {n.reset_interval for n in with_memory}
+    return not with_memory or (any(intervals) and all(graph.timesteps % i == 0 for i in intervals if i))
+
+
+def _check_inputs(graph: Graph, inputs: Mapping[str, Array]) -> int:
+    """Return the number of samples."""
+    nodes = graph.of(FixedInput)
+    if not nodes or {n.name for n in nodes} != set(inputs):
+        raise InputError(
+            "inputs do not match the graph",
+            where="simulate",
+            found=", ".join(sorted(inputs)) or "none",
+            limit=", ".join(n.name for n in nodes) or "none",
+        )
+    batches = set()
+    for node in nodes:
+        x, sequence = inputs[node.name], node.coding != "direct"
+        limit = (*((graph.timesteps,) if sequence else ()), "batch", *node.shape)
+        if x.ndim != len(limit) or x.shape[1 + sequence :] != node.shape or (sequence and len(x) != graph.timesteps):
+            raise InputError("wrong input shape", where=node.name, found=x.shape, limit=limit)
+        if x.dtype.kind not in "biu":
+            raise InputError("the simulator takes integers", where=node.name, found=x.dtype)
+        if x.size and (int(x.min()) < node.low or int(x.max()) > node.high):
+            found = f"{x.min()} to {x.max()}"
+            raise InputError("input out of range", where=node.name, found=found, limit=f"{node.low} to {node.high}")
+        batches.add(x.shape[int(sequence)])
+    if len(batches) != 1 or 0 in batches:
+        raise InputError("inputs need one equal number of samples", where="simulate", found=sorted(batches))
+    return int(batches.pop())
+
+
+def _check_node(graph: Graph, node: Node) -> None:
+    sources = graph.sources(node)
+    match node:
+        case FixedInput():
+            allowed: tuple[type[Node], ...] = ()
+        case HeldCurrent():
+            allowed = (FixedInput,)
+            if any(isinstance(s, FixedInput) and s.coding != "direct" for s in sources):
+                raise CapabilityError("a held current needs a directly coded input", where=node.name)
+            if node.port not in ("current", "bias"):
+                raise CapabilityError("unknown port", where=node.name, found=node.port, limit="current, bias")
+        case Synapse():
+            allowed = (FixedInput, FixedLIF)
+            if node.delay < 0 or (isinstance(node, FixedLinear) and (output_delay(node) < 0).any()):
+                raise InputError("negative delay", where=node.name)
+        case FixedLIF() | FixedReadout():
+            allowed = (Synapse, HeldCurrent)
+            if isinstance(node, FixedLIF) and node.bias_exp < 0:
+                raise CapabilityError("negative bias exponent", where=node.name, found=node.bias_exp, limit=0)
+            if node.offset < 0:
+                raise InputError("negative offset", where=node.name, found=node.offset, limit=0)
+        case _:
+            raise CapabilityError("the simulator knows no such node", where=node.name, found=node.kind)
+    if wrong := [s for s in sources if not isinstance(s, allowed)]:
+        raise CapabilityError("reads what it cannot", where=node.name, found=f"{wrong[0].name} ({wrong[0].kind})")
+    if isinstance(node, HeldCurrent | Synapse) and len(sources) != 1:
+        raise InputError("a connection has one source", where=node.name, found=len(sources), limit=1)
+
+
+def output_delay(node: FixedLinear) -> Array:
+    """Further steps by target neuron, (out,) int64, zeros where there are none."""
+    delays = np.zeros(1, np.int64) if node.output_delay is None else node.output_delay.astype(np.int64)
+    return np.broadcast_to(delays, (len(node.weight_mant),))
