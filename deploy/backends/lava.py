@@ -113,13 +113,16 @@ class LavaWorker:
             self.close()
             raise
 
-    def run(self, folder: Path, inputs: Mapping[str, Array], *, record: Record = "all") -> LavaRun:
+    def run(
+        self, folder: Path, inputs: Mapping[str, Array], *, record: Record = "all", oracle: bool = False
+    ) -> LavaRun:
         """Run an export on integers.
 
         Args:
             folder: what `write_lava` wrote.
             inputs: name to integers, (B, *shape) or (T, B, *shape) as the input's coding says.
             record: "all" (spikes, u, v), "spikes", "none" (outputs alone), or names of populations to record in full.
+            oracle: drive Lava's process models without its runtime: the same integers, in milliseconds.
 
         Raises:
             InputError: inputs that do not fit the network.
@@ -139,7 +142,8 @@ class LavaWorker:
         try:
             files = _store(inputs, place)
             names = record if isinstance(record, str) else sorted(record)
-            self._ask({"folder": str(folder.resolve()), "inputs": files, "out": str(place / "out"), "record": names})
+            where = {"folder": str(folder.resolve()), "inputs": files, "out": str(place / "out")}
+            self._ask(where | {"record": names, "oracle": oracle})
             answer = self._answer(self.timeout_s)
             if not answer.get("done"):
                 kind = _KINDS.get(str(answer.get("kind")))

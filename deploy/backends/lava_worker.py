@@ -30,7 +30,14 @@ import numpy as np
 GRACE_S = 0.5  # for the shared memory of killed Lava processes to be released
 POLL_S = 0.2
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-WARM = ("lava.proc.lif.process", "lava.proc.sparse.process", "lava.proc.io.source", "lava.magma.core.run_configs")
+WARM = (
+    "lava.proc.lif.models",
+    "lava.proc.sparse.models",
+    "lava.proc.io.source",
+    "lava.magma.core.run_configs",
+    "lava.magma.compiler.compiler",
+    "lava.magma.runtime.runtime",
+)
 
 
 def main() -> None:
@@ -80,9 +87,11 @@ def end() -> None:
 
 
 def serve(request: dict[str, Any]) -> dict[str, Any]:
-    """Carry out one request in a fork: {"folder", "inputs", "out", "record"}, all paths."""
+    """Carry out one request in a fork: {"folder", "inputs", "out", "record", "oracle"}."""
     out = Path(request["out"])
     started = time.perf_counter()
+    if request["oracle"]:
+        oracle()
     child = os.fork()
     if child == 0:
         carry_out(request, out)
@@ -108,14 +117,9 @@ def carry_out(request: dict[str, Any], out: Path) -> None:
         for source, target in ((nothing, 0), (log, 1), (log, 2)):
             os.dup2(source, target)
         threading.Thread(target=watch, args=(out,), daemon=True).start()
-        spec = importlib.util.spec_from_file_location("network", Path(request["folder"]) / "network.py")
-        assert spec is not None
-        assert spec.loader is not None
-        network = importlib.util.module_from_spec(spec)
-        sys.modules["network"] = network
-        spec.loader.exec_module(network)
+        network = load("network", Path(request["folder"]) / "network.py")
         inputs = {name: np.load(file, allow_pickle=False) for name, file in request["inputs"].items()}
-        network.run(inputs, out, request["record"])
+        network.run(inputs, out, request["record"], oracle() if request["oracle"] else None)
         status = 0
     except BaseException as error:
         traceback.print_exc()
@@ -124,6 +128,23 @@ def carry_out(request: dict[str, Any], out: Path) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)  # no clean-up of what belongs to the parent; Lava's processes follow
+
+
+def oracle() -> Any:
+    """The driver beside this file, loaded once and before the fork."""
+    if "lava_oracle" not in sys.modules:
+        load("lava_oracle", Path(__file__).parent / "lava_oracle.py").warm()
+    return sys.modules["lava_oracle"].drive
+
+
+def load(name: str, path: Path) -> Any:
+    """Import one file under a name."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def watch(out: Path) -> None:

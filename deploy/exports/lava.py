@@ -25,7 +25,7 @@ from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.kernels import per_channel
 from avsnn.convert.ir.node import Array, Node
-from avsnn.deploy.exports.lava_limits import check_population, check_synapse, guard_limit
+from avsnn.deploy.exports.lava_limits import check_population, check_synapse, needs_guard
 from avsnn.errors import BackendError, CapabilityError, InputError
 
 FORMAT = 1
@@ -148,7 +148,7 @@ def _population(graph: Graph, node: fixed.FixedLIF, arrays: _Arrays) -> dict[str
         "reset_interval": node.reset_interval,
         "reset_offset": node.reset_phase + 1,
         "offset": node.offset,
-        "guard": guard_limit(graph, node),
+        "guard": needs_guard(graph, node),
     }
 
 

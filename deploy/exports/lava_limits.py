@@ -87,26 +87,21 @@ def check_population(node: fixed.FixedLIF) -> None:
             raise QuantizeError(f"{what} that Lava would change", where=node.name, found=found, limit=limit)
 
 
-def guard_limit(graph: Graph, node: fixed.FixedLIF) -> int | None:
-    """Largest |input| that keeps u inside its 24 bits, or None where the weights already guarantee it.
+def needs_guard(graph: Graph, node: fixed.FixedLIF) -> bool:
+    """Whether some input could push u out of its 24 bits, so that runs have to be watched.
 
     ``|u| <= 64 max|a| sum_i r^i`` with ``r = (4095 - decay_u) / 4096`` over the steps between resets.
 
     Raises:
-        QuantizeError: the input may overflow int32 messages, or no input bound could keep u in range.
+        QuantizeError: the input may overflow Lava's int32 messages, which nothing could watch.
     """
     bound = sum(_reach(graph, source) for source in graph.sources(node))
     if bound >= MESSAGE_LIMIT:
         raise QuantizeError("input may leave 32 bits", where=node.name, found=bound, limit=MESSAGE_LIMIT - 1)
     rest = (fixed.NO_CURRENT_MEMORY - node.decay_u) / 4096
-    if rest == 1:
-        memory = float(node.reset_interval or math.inf)
-    else:
-        memory = (1 - rest ** (node.reset_interval or math.inf)) / (1 - rest)
-    limit = int((2 ** (STATE_BITS - 1) - 1) / (memory * 2**fixed.ACTIVATION_SHIFT))
-    if limit < 1:
-        raise QuantizeError("u has no leak and no reset, so nothing bounds it in Lava", where=node.name)
-    return None if bound <= limit else limit
+    steps = node.reset_interval or math.inf
+    memory = steps if rest == 1 else (1 - rest**steps) / (1 - rest)
+    return bool(bound * memory * 2**fixed.ACTIVATION_SHIFT >= 2 ** (STATE_BITS - 1))
 
 
 def _reach(graph: Graph, source: Node) -> int:

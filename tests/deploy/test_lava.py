@@ -11,9 +11,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.fixed_interpreter import wall_clock
@@ -203,6 +206,70 @@ def test_lava_equals_the_loop(worker: LavaWorker, folder: Path) -> None:
     assert run.activity.spikes["b"].dtype == np.bool_
     assert run.activity.spikes["b"].shape == (T, SAMPLES, 6, 3, 3)
     assert run.steps == SAMPLES * T + 4
+
+
+def test_oracle_equals_the_runtime(worker: LavaWorker, folder: Path) -> None:
+    assert differing(loop(network(), inputs()), flat(worker.run(folder, inputs(), oracle=True))) == set()
+
+
+@st.composite
+def small_graphs(draw: st.DrawFn) -> tuple[Graph, Array]:
+    """Two synapses of any format into one population with any constants, and what they hear."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    window, size = draw(st.integers(1, 5)), 3
+    wires: list[Node] = []
+    for name in ("w", "late"):
+        mode = draw(st.sampled_from(["mixed", "excitatory", "inhibitory"]))
+        low, high = {"mixed": (-128, 128), "excitatory": (0, 256), "inhibitory": (-255, 1)}[mode]
+        wires.append(
+            fixed.FixedLinear(
+                name=name,
+                inputs=("x",),
+                shape=(size,),
+                weight_mant=rng.integers(low, high, (size, size)) * (2 if mode == "mixed" else 1),
+                weight_exp=draw(st.integers(0, 5)),
+                sign_mode=mode,
+                delay=draw(st.integers(0, 3)),
+                output_delay=rng.integers(0, 3, size) if draw(st.booleans()) else None,
+            )
+        )
+    offset = draw(st.integers(0, 4))
+    cell = fixed.FixedLIF(
+        name="p",
+        inputs=("w", "late"),
+        shape=(size,),
+        threshold_mant=draw(st.sampled_from([0, 1, 100, 1000, -5, 131071])),
+        decay_u=draw(st.sampled_from([4095, 4095, 0, 1, 2047, 4094])),
+        decay_v=draw(st.sampled_from([0, 1, 2048, 4095, 4096])),
+        bias_mant=rng.integers(-(2**15), 2**15, size),
+        bias_exp=draw(st.integers(0, 8)),
+        reset_interval=window,
+        reset_phase=offset % window,
+        offset=offset,
+    )
+    graded = draw(st.booleans())
+    source = fixed.FixedInput(name="x", shape=(size,), coding="sequence", low=-7 if graded else 0, high=7, step=1.0)
+    x = rng.integers(-7 if graded else 0, 8 if graded else 2, (window, 3, size))
+    graph = Graph(nodes=(source, *wires, cell), outputs=("p",), timesteps=window, stage="scheduled")
+    return graph, x
+
+
+@settings(max_examples=60, deadline=None)
+@given(small_graphs())
+def test_interpreter_equals_lavas_models(worker: LavaWorker, case: tuple[Graph, Array]) -> None:
+    graph, x = case
+    with TemporaryDirectory() as place:
+        write_lava(graph, Path(place) / "lava")
+        try:
+            expected = wall_clock(graph, {"x": x})
+        except DomainError:  # both or neither
+            with pytest.raises(DomainError):
+                worker.run(Path(place) / "lava", {"x": x}, oracle=True)
+            return
+        found = worker.run(Path(place) / "lava", {"x": x}, oracle=True).activity
+    assert (found.states["p"]["u"] == expected.states["p"]["u"]).all()
+    assert (found.states["p"]["v"] == expected.states["p"]["v"]).all()
+    assert (found.spikes["p"] == expected.spikes["p"]).all()
 
 
 def test_one_changed_weight_shows(worker: LavaWorker, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Node
 from avsnn.deploy.exports import lava
-from avsnn.deploy.exports.lava_limits import guard_limit
+from avsnn.deploy.exports.lava_limits import needs_guard
 from avsnn.errors import CapabilityError, InputError, QuantizeError
 
 INPUT = fixed.FixedInput(name="x", shape=(3,), coding="sequence", low=0, high=1, step=1.0)
@@ -56,7 +56,7 @@ def test_tables_are_plain(tmp_path: Path) -> None:
     lava.write_lava(graph(INPUT, WIRE, replace(CELL, reset_phase=1, offset=1)), tmp_path / "lava")
     tables = json.loads((tmp_path / "lava" / "network.json").read_text())
     (row,) = tables["populations"]
-    assert (row["reset_interval"], row["reset_offset"], row["guard"]) == (4, 2, None)
+    assert (row["reset_interval"], row["reset_offset"], row["guard"]) == (4, 2, False)
     with np.load(tmp_path / "lava" / "weights.npz", allow_pickle=False) as arrays:
         assert arrays[tables["synapses"][0]["weight"]].tolist() == WIRE.weight_mant.tolist()
 
@@ -102,7 +102,6 @@ def test_synapses_that_lava_would_change(wire: dict[str, object], where: str) ->
         {"decay_v": 4097},
         {"decay_u": 4096},
         {"state_bits": 32},
-        {"decay_u": -1, "reset_interval": 0},  # a perfect integrator that is never reset
     ],
 )
 def test_populations_that_lava_would_change(own: dict[str, object]) -> None:
@@ -123,10 +122,13 @@ def test_connections_that_lava_does_not_have() -> None:
 def test_guards_only_where_weights_do_not_bound_u() -> None:
     wide = replace(INPUT, shape=(600,))
     heavy = replace(WIRE, weight_mant=np.full((2, 600), 254))
-    assert guard_limit(graph(INPUT, WIRE, CELL), CELL) is None
-    assert guard_limit(graph(wide, heavy, CELL), CELL) == (2**23 - 1) // 64
+    assert not needs_guard(graph(INPUT, WIRE, CELL), CELL)
+    assert needs_guard(graph(wide, heavy, CELL), CELL)
+    fitting = replace(heavy, weight_mant=np.full((2, 600), 254) * (np.arange(600) < (2**17 - 1) // 254))
+    assert not needs_guard(graph(wide, fitting, CELL), CELL)
     slow = replace(CELL, decay_u=2047)  # u keeps half: 1 + 1/2 + 1/4 + 1/8 over a window of 4
-    assert guard_limit(graph(wide, heavy, slow), slow) == int((2**23 - 1) / (1.875 * 64))
+    assert needs_guard(graph(wide, fitting, slow), slow)
+    assert needs_guard(graph(INPUT, WIRE, CELL), replace(CELL, decay_u=-1, reset_interval=0)), "it never forgets"
 
 
 @settings(max_examples=60, deadline=None)

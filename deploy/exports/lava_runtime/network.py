@@ -24,6 +24,7 @@ if str(HERE) not in sys.path:
 from tables import NetworkError, StateError, check_inputs, held, in_order, load, matrix, wall_clock  # noqa: E402
 
 RECORD = ("all", "spikes", "none")
+STATE_LIMIT = 2**23  # u is 24-bit signed; beyond, Lava wraps it
 BIAS_LIMIT = 2**15  # Lava keeps bias mantissas in int16
 CURRENT_LIMIT = 2**31  # and messages in int32
 CHANNEL_SLOTS = 8  # messages a channel can hold: memory, not meaning
@@ -42,7 +43,7 @@ class Network:
         sources: name of a row to the OutPort that carries its messages.
         biases: name of a current that enters as a bias to its value, in units of v.
         files: kind of record to name to file.
-        guards: name of a population to (file, largest input that keeps u in its 24 bits).
+        guards: name of a population to the file with the largest magnitude of its u.
     """
 
     def __init__(self, tables, arrays, inputs, samples, out, record):
@@ -125,7 +126,7 @@ class Network:
         for port in ports:
             port.connect(neuron.a_in)
         self.sources[row["name"]] = neuron.s_out
-        if row["guard"] is not None:
+        if row["guard"]:
             self.watch(row, size, ports)
         if self.kinds(row["name"]):
             self.listen(row, neuron)
@@ -144,14 +145,15 @@ class Network:
         return mantissa, exponent
 
     def watch(self, row, size, ports):
-        """Guard a population whose weights alone do not bound what it receives."""
+        """Guard a population whose weights alone do not bound its u."""
         from recorder.process import Guard
 
         file = self.out / f"population_{row['index']:03d}_guard.npy"
-        guard = self.add(Guard(shape=(size,), file=str(file)))
+        constants = {name: row[name] for name in ("decay_u", "reset_interval", "reset_offset")}
+        guard = self.add(Guard(shape=(size,), file=str(file), **constants))
         for port in ports:
             port.connect(guard.data)
-        self.guards[row["name"]] = (file, row["guard"])
+        self.guards[row["name"]] = file
 
     def listen(self, row, neuron):
         """Record one population."""
@@ -191,7 +193,7 @@ class Network:
         return {"features": shape, "timesteps": self.timesteps, "samples": self.samples, "offset": offset}
 
     def run(self):
-        """Run all steps, one connected part after the other, and read the guards."""
+        """Run all steps on Lava's runtime, one connected part after the other."""
         from lava.magma.core.run_conditions import RunSteps
         from lava.magma.core.run_configs import Loihi2SimCfg
 
@@ -203,10 +205,13 @@ class Network:
                     compile_config={"loglevel": logging.INFO, "pypy_channel_size": CHANNEL_SLOTS},
                 )
                 process.stop()
-        for name, (file, limit) in self.guards.items():
+
+    def check_guards(self):
+        """Raise if the u of a guarded population left its 24 bits."""
+        for name, file in self.guards.items():
             largest = int(np.load(file, allow_pickle=False)[0])
-            if largest > limit:
-                raise StateError(f"u of {name} leaves its 24 bits: input {largest}, limit {limit}")
+            if largest >= STATE_LIMIT:
+                raise StateError(f"u of {name} leaves its 24 bits: {largest}, limit {STATE_LIMIT - 1}")
 
 
 def collect(network):
@@ -220,8 +225,10 @@ def collect(network):
     return found
 
 
-def run(inputs, out, record="all"):
+def run(inputs, out, record="all", drive=None):
     """Run the network on ``inputs`` (name to integers) and write everything to ``out``; return run.json's content.
+
+    ``drive(processes, steps)``, if given, takes the place of Lava's runtime.
 
     Raises:
         NetworkError: inputs that do not fit; StateError: a value outside the arithmetic that Lava defines.
@@ -238,7 +245,11 @@ def run(inputs, out, record="all"):
     out.mkdir(parents=True, exist_ok=True)
     network = Network(tables, arrays, checked, samples, out, record)
     clock.append(time.perf_counter())
-    network.run()
+    if drive is None:
+        network.run()
+    else:
+        drive(network.processes, network.steps)
+    network.check_guards()
     clock.append(time.perf_counter())
     found = collect(network)
     seconds = {"build": clock[1] - clock[0], "run": clock[2] - clock[1]}

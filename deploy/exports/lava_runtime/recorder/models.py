@@ -77,17 +77,22 @@ class PyProbeModel(Windows):
 @requires(CPU)
 @tag("fixed_pt")
 class PyGuardModel(PyLoihiProcessModel):
-    """Write the largest magnitude whenever it grows."""
+    """Integrate, compare, and write whenever the largest magnitude grows."""
 
     data: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
 
     def __init__(self, proc_params):
         super().__init__(proc_params)
-        self._largest = None
+        self._u, self._largest = 0, None
 
     def run_spk(self):
         """Receive once per step, as every port must."""
-        largest = np.abs(self.data.recv().astype(np.int64)).max()
+        given, received = self.proc_params, self.data.recv().astype(np.int64)
+        interval = given["reset_interval"]
+        if interval and self.time_step % interval == given["reset_offset"] % interval:
+            self._u = 0
+        kept = self._u * (4095 - given["decay_u"])
+        self._u = np.sign(kept) * (np.abs(kept) >> 12) + (received << 6)
         if self._largest is None:
-            self._largest = np.lib.format.open_memmap(self.proc_params["file"], mode="w+", dtype=np.int64, shape=(1,))
-        self._largest[0] = max(self._largest[0], largest)
+            self._largest = np.lib.format.open_memmap(given["file"], mode="w+", dtype=np.int64, shape=(1,))
+        self._largest[0] = max(self._largest[0], np.abs(self._u).max())

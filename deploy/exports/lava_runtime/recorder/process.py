@@ -30,8 +30,17 @@ class Probe(Tap):
 
 
 class Guard(AbstractProcess):
-    """Keep the largest magnitude that ``data`` ever had in ``file``, an int64 array of one element."""
+    """Integrate u of a population on its own, in int64, and keep its largest magnitude in ``file``.
 
-    def __init__(self, *, shape, file):
-        super().__init__(shape=shape, file=file)
+    ``u = tz(u (4095 - decay_u)) + (data << 6)`` where tz divides by 4096 toward zero; u = 0 before the steps
+    (counted from 1) with ``step % reset_interval == reset_offset % reset_interval``.
+
+    Args:
+        shape: of the population, (n,).
+        decay_u, reset_interval, reset_offset: of the population; interval 0 never resets.
+        file: .npy file to write, int64 (1,).
+    """
+
+    def __init__(self, *, shape, decay_u, reset_interval, reset_offset, file):
+        super().__init__(decay_u=decay_u, reset_interval=reset_interval, reset_offset=reset_offset, file=file)
         self.data = InPort(shape=shape)
