@@ -7,7 +7,8 @@ rational arithmetic does on the same integer currents.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -17,12 +18,14 @@ from avsnn.convert.ir.fixed_interpreter import bias_of, lif_step
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.kernels import per_channel
 from avsnn.convert.ir.node import Array
-from avsnn.convert.passes.integer_formats import TIE_STEPS
+from avsnn.convert.passes.integer_formats import FRACTION_BITS
 from avsnn.convert.passes.quantise import Scale, terms
 from avsnn.errors import VerifyError
 
 SLACK = 1e-6  # of a step: the float64 product S w is itself rounded
 SEQUENCES = 2048
+TIED = 512  # of them, steered to a tie in the last step
+FINE = 1 << FRACTION_BITS  # thresholds are multiples of 1 / FINE of an activation unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +49,7 @@ def check_parameters(folded: Graph, quantised: Graph, scales: tuple[Scale, ...])
 
 def _check_population(folded: Graph, quantised: Graph, scale: Scale) -> int:
     node, real = quantised[scale.population], folded[scale.population]
-    unit = scale.scale * 2.0**scale.lift
+    unit = scale.scale
     found = [t for name in real.inputs for t in terms(folded, name)]
     checked = 0
     for term in found:
@@ -54,7 +57,7 @@ def _check_population(folded: Graph, quantised: Graph, scale: Scale) -> int:
         weight = term.weight
         if isinstance(synapse, fixed.HeldCurrent):
             fine = scale.scale * 2.0**synapse.shift
-            _near(synapse.name, "lift", np.array(synapse.lift), np.array(scale.lift), 1.0)
+            _near(synapse.name, "lift", np.array(synapse.lift), np.zeros(()), 1.0)
             _near(synapse.name, "weight", synapse.weight, weight * fine, 1.0)
             _near(synapse.name, "bias", synapse.bias, per_channel(term.layer.bias, synapse.bias.ndim) * fine, 1.0)
             checked += synapse.weight.size + synapse.bias.size
@@ -77,26 +80,19 @@ def _check_population(folded: Graph, quantised: Graph, scale: Scale) -> int:
 def _check_neuron(
     node: fixed.FixedLIF, real: ir.LIF, scale: Scale, layers: list[ir.Conv2d | ir.Linear], quantised: Graph
 ) -> int:
-    unit = scale.scale * 2.0**scale.lift
-    threshold = np.array(node.threshold_mant + (1 if scale.tie == "shift" else 0))
-    _near(node.name, "threshold", threshold, np.array(real.threshold / real.gain * unit), 1.0)
+    wanted = np.array(real.threshold / real.gain * scale.scale)
+    _near(node.name, "threshold", node.threshold_mant + np.array(scale.tie), wanted, SLACK)
     _near(node.name, "decay", np.array(node.decay_v), np.array(4096 * (1 - real.decay)), 1.0)
     if isinstance(quantised[node.inputs[0]], fixed.HeldCurrent):
         _near(node.name, "bias", node.bias_mant, np.zeros(1), 1.0)  # the host has added it to the current
         return 2 + node.bias_mant.size
-    rank = max(layer.bias.ndim for layer in {layer.name: layer for layer in layers}.values())
-    total = sum(per_channel(layer.bias, rank) for layer in {layer.name: layer for layer in layers}.values())
-    step = 2.0**scale.lift
-    _near(node.name, "bias", _whole_bias(node, scale) * step, np.asarray(total) * unit, step)
-    added = (node.bias_mant.astype(np.int64) << node.bias_exp) - _plain(node, scale)
-    tie = 2.0 ** (fixed.ACTIVATION_SHIFT - min(quantised.timesteps, TIE_STEPS)) if scale.tie == "offset" else 0.0
-    _near(node.name, "bias added by the tie rule", added, np.array(tie), 1.0)
+    own = {layer.name: layer.bias for layer in layers}
+    rank = max(bias.ndim for bias in own.values())
+    total = sum(per_channel(bias, rank) for bias in own.values())
+    step = 2.0**fixed.ACTIVATION_SHIFT
+    whole = node.bias_mant.astype(np.int64) << node.bias_exp
+    _near(node.name, "bias", whole, np.asarray(total) * scale.scale * step, step)
     return 2 + node.bias_mant.size
-
-
-def _whole_bias(node: fixed.FixedLIF, scale: Scale) -> Array:
-    """The bias in activation units without what the tie rule added (which is less than one unit)."""
-    return (node.bias_mant.astype(np.int64) << node.bias_exp) >> (fixed.ACTIVATION_SHIFT + scale.lift)
 
 
 def _near(layer: str, what: str, found: Array, wanted: Array, step: float) -> None:
@@ -112,74 +108,81 @@ def _near(layer: str, what: str, found: Array, wanted: Array, step: float) -> No
         )
 
 
-def check_neurons(quantised: Graph, scales: tuple[Scale, ...], *, seed: int = 0) -> tuple[NeuronCheck, ...]:
-    """Compare every integer population with exact fractions on currents made to hit the threshold exactly.
+def check_neurons(
+    folded: Graph, quantised: Graph, scales: tuple[Scale, ...], *, seed: int = 0
+) -> tuple[NeuronCheck, ...]:
+    """Compare every integer population with exact fractions, on currents made to land on and around the threshold.
+
+    The exact neuron has the real threshold ``S threshold / gain`` and fires on ``>=`` (on ``>`` if strict).
 
     Raises:
-        VerifyError: a population whose decay halves differs anywhere, or the same comparison does not notice that the
-            tie rule is gone (then it proves nothing).
+        VerifyError: a population whose decay is exact differs anywhere, or the same comparison does not notice that
+            the tie rule is gone (then it proves nothing).
     """
     rng = np.random.default_rng(seed)
-    checks = []
+    T, checks = quantised.timesteps, []
     for scale in scales:
-        node = quantised[scale.population]
-        if not isinstance(node, fixed.FixedLIF):
+        node, real = quantised[scale.population], folded[scale.population]
+        if not isinstance(node, fixed.FixedLIF) or not isinstance(real, ir.LIF):
             continue
-        theta = _theta(node, scale)
-        check = _against_fractions(node, theta, scale, quantised.timesteps, rng)
-        halves = node.decay_v in (2048, fixed.MEMORYLESS, 0) and quantised.timesteps <= 6 + scale.lift
-        if halves and check.mismatches:
+        threshold = Fraction(round(real.threshold / real.gain * scale.scale * FINE), FINE)
+        check = _against_fractions(node, threshold, real.strict, T, rng)
+        exact = node.decay_v in (0, fixed.MEMORYLESS) or (node.decay_v == 2048 and T - 1 <= FRACTION_BITS)
+        if exact and check.mismatches:
             raise VerifyError(
                 f"the integer neuron differs from the exact one in {check.mismatches} of {check.windows} windows "
                 f"({check.ties} with a tie)",
                 where=node.name,
-                remedy="the tie rule (bias offset or shifted threshold) is missing or too weak",
+                expected=f"threshold {threshold}, {'>' if real.strict else '>='}",
+                found=f"threshold {node.threshold_mant}, >",
+                remedy="the tie rule (a threshold just above an integer) is missing or wrong",
             )
-        naive = replace(node, threshold_mant=theta << scale.lift, bias_mant=_plain(node, scale), bias_exp=0)
-        if (
-            halves
-            and scale.tie != "none"
-            and not _against_fractions(naive, theta, scale, quantised.timesteps, rng).mismatches
-        ):
+        naive = Fraction(node.threshold_mant) + (Fraction(1, FINE) if real.strict else 0)
+        if exact and not _against_fractions(node, naive, real.strict, T, rng).mismatches and not real.strict:
             raise VerifyError("the neuron check did not notice a missing tie rule", where=node.name)
         checks.append(check)
     return tuple(checks)
 
 
-def _theta(node: fixed.FixedLIF, scale: Scale) -> int:
-    return (node.threshold_mant + (1 if scale.tie == "shift" else 0)) >> scale.lift
+def _rest(t: int, T: int, h: int, rng: np.random.Generator) -> Array:
+    """Currents too small to fire that leave v, after halving, with a fraction of exactly ``2^-(T-1)``."""
+    unit = 1 << (T - 1 - t)
+    small = max(1, h // (4 * unit))
+    return rng.integers(-small, small + 1, size=TIED).astype(object) * unit + (1 if t == 0 else 0)
 
 
-def _plain(node: fixed.FixedLIF, scale: Scale) -> Array:
-    return _whole_bias(node, scale) << (fixed.ACTIVATION_SHIFT + scale.lift)
-
-
-def _against_fractions(node: fixed.FixedLIF, theta: int, scale: Scale, T: int, rng: np.random.Generator) -> NeuronCheck:
-    """Membranes as Python integers over 4096^t: exact for every decay the chip has.
+def _against_fractions(
+    node: fixed.FixedLIF, threshold: Fraction, strict: bool, T: int, rng: np.random.Generator
+) -> NeuronCheck:
+    """Membranes as Python integers over ``FINE 4096^t``: exact for every decay the chip has.
 
     Currents stay where neither u leaves its state nor v saturates, which a large threshold alone could make them do.
     """
-    keep = 4096 - node.decay_v
+    keep, top = 4096 - node.decay_v, int(threshold * FINE)
     biases = bias_of(node).ravel()
     chosen = biases[rng.integers(len(biases), size=SEQUENCES)]
-    whole = (chosen >> (fixed.ACTIVATION_SHIFT + scale.lift)).astype(object)
-    room = ((1 << (node.state_bits - 1 - fixed.ACTIVATION_SHIFT)) >> scale.lift) - 1
-    low = -min(theta, max(0, room // T - int(np.abs(whole).max()) - 1))
-    exact = np.zeros(SEQUENCES, dtype=object)  # membrane times 4096^t
+    whole = (chosen >> fixed.ACTIVATION_SHIFT).astype(object)
+    room = (1 << (node.state_bits - 1 - fixed.ACTIVATION_SHIFT)) - 1
+    high = min(2 * node.threshold_mant + 1, room)
+    low = -min(node.threshold_mant, max(0, room // T - int(np.abs(whole).max()) - 1))
+    exact = np.zeros(SEQUENCES, dtype=object)  # membrane times FINE 4096^t
     u = v = np.zeros((SEQUENCES, 1), dtype=np.int64)
     differs, tied = np.zeros(SEQUENCES, dtype=bool), np.zeros(SEQUENCES, dtype=bool)
     for t in range(T):
-        one = 4096**t
-        current = rng.integers(low, min(2 * theta, room) + 1, size=SEQUENCES).astype(object)
-        carried = exact * keep  # the old membrane, decayed, times 4096^t
-        missing = theta * one - carried - whole * one
-        hit = (rng.random(SEQUENCES) < 0.5) & (missing % one == 0) & (missing // one <= room)
-        current = np.where(hit, missing // one, current)
+        one = FINE * 4096**t
+        carried, limit = exact * keep, top * 4096**t
+        near = (limit - carried) // one - whole + rng.integers(0, 2, size=SEQUENCES)  # just below, or on and above
+        aimed = (rng.random(SEQUENCES) < 0.5) & (near >= low) & (near <= high)
+        current = np.where(aimed, near, rng.integers(low, high + 1, size=SEQUENCES).astype(object))
+        if t < T - 1:  # these windows reach the last step with the finest fraction there is, and are aimed there
+            rest = _rest(t, T, node.threshold_mant, rng) - whole[:TIED]
+            current[:TIED] = np.where((rest >= low) & (rest <= high), rest, current[:TIED])
+        else:
+            current[:TIED] = np.where((near >= low) & (near <= high), near, current)[:TIED]
         exact = carried + (current + whole) * one
-        fires = exact > theta * one if scale.tie == "none" else exact >= theta * one
-        tied |= (exact == theta * one).astype(bool)
+        fires = (exact > limit if strict else exact >= limit).astype(bool)
+        tied |= (exact == limit).astype(bool)
         exact = np.where(fires, 0, exact)
-        a = (current.astype(np.int64) << scale.lift)[:, None]
-        u, v, spikes = lif_step(node, u, v, a, chosen[:, None], t)
-        differs |= spikes[:, 0] != fires.astype(bool)
+        u, v, spikes = lif_step(node, u, v, current.astype(np.int64)[:, None], chosen[:, None], t)
+        differs |= spikes[:, 0] != fires
     return NeuronCheck(population=node.name, windows=SEQUENCES, ties=int(tied.sum()), mismatches=int(differs.sum()))

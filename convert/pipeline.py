@@ -124,7 +124,7 @@ def convert(
         check_stage(quantised)
     with log.step("verify integers"):
         checked = check_parameters(folded, quantised, scales)
-        neurons = check_neurons(quantised, scales, seed=seed)
+        neurons = check_neurons(folded, quantised, scales, seed=seed)
     with log.step("schedule"):
         scheduled, balances = schedule(quantised, delay_steps_max=profile.limits.delay_steps_max)
         check_stage(scheduled)

@@ -1,11 +1,13 @@
 """The integer formats of a target as the quantiser needs them: how large a scale may be, and what a value becomes.
 
-**Ties.** Chips fire on ``v > theta``, the network on ``v >= theta``. Two exact remedies, both for a decay of 1/2:
+**Ties.** Chips fire on ``v > h`` with an integer h, the network on ``v >= threshold``. Integer currents that are halved
+at most ``T - 1`` times leave v on a grid of ``g = 2^-(T-1)``. So the scale puts the threshold just above an integer::
 
-* ``offset``: the smallest unit of the bias is added every step. With a bias unit of ``2^(6 - T)`` the sum of decayed
-  offsets stays below one step of the grid that v can take, for T <= 6.
-* ``shift``: currents are multiples of ``2^k``, ``k = T - 1``, and the threshold is ``2^k theta - 1``, so that no value
-  of v lies between. It leaves more room for the bias and less for sums of currents.
+    S threshold / gain = h + g        then        v > h  if and only if  v >= h + g
+
+for every v on the grid: exact, ties included, without spending bias or currents on it, as long as v can hold ``T - 1``
+fractional bits (it has 6, so T <= 7). A neuron that fires on ``>`` gets ``h`` itself. Decays other than 0, 1/2 and 1
+round in every step; there the neuron check counts what differs, and the report shows it.
 """
 
 from __future__ import annotations
@@ -14,13 +16,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.node import Array, Node
 from avsnn.errors import QuantizeError
 from avsnn.hw_profiles.profile import Profile
 
-TIE_STEPS = 6  # fractional bits of v: how often a value can be halved exactly
+FRACTION_BITS = 6  # of v below one activation unit: how often a value can be halved exactly
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +61,10 @@ class Target:
         """Largest |weight mantissa| of either sign that rounding cannot push over the edge."""
         return float((1 << self.weight_bits) - 2 if self.even else (1 << (self.weight_bits - 1)) - 1)
 
-    def bias_room(self, T: int, tie: str) -> int:
-        """Largest |bias| in activation units that `bias_format` can hold."""
-        top = (1 << (self.bias_mant_bits - 1)) - 2
-        if tie == "shift":
-            return top >> max(0, T - 2)
-        return top if tie == "none" else top >> min(T, TIE_STEPS)
+    @property
+    def bias_room(self) -> int:
+        """Largest |bias| in activation units, which are 64 units of v: exponent 6."""
+        return (1 << (self.bias_mant_bits - 1)) - 1
 
 
 def mantissas(weight: Array, target: Target) -> tuple[Array, int, str]:
@@ -89,23 +88,9 @@ def mantissas(weight: Array, target: Target) -> tuple[Array, int, str]:
         exp += 1
 
 
-def tie_rules(node: ir.LIF, T: int) -> tuple[str, ...]:
-    """The remedies for ties that a neuron can use over T steps."""
-    if node.strict:
-        return ("none",)
-    return ("offset", "shift") if T <= TIE_STEPS else ("offset",)
-
-
-def bias_format(whole: Array, T: int, tie: str) -> tuple[Array, int]:
-    """Mantissa and exponent of a bias of ``whole`` activation units (64 units of v each)."""
-    if tie == "shift":
-        unit = 7  # the largest exponent of the chip; 2^(6 + k) whole = (whole << (k - 1)) << 7
-        lift = T - 1
-        return (whole << (lift - 1), unit) if lift >= 1 else (whole, fixed.ACTIVATION_SHIFT)
-    if tie == "none":
-        return whole, fixed.ACTIVATION_SHIFT
-    steps = min(T, TIE_STEPS)
-    return (whole << steps) + 1, fixed.ACTIVATION_SHIFT - steps
+def grid(timesteps: int) -> float:
+    """g: what v is a multiple of after T steps of integer currents and halving, as far as v has fractional bits."""
+    return float(2.0 ** -min(timesteps - 1, FRACTION_BITS))
 
 
 def reach(layer: ir.Conv2d | ir.Linear, weight: Array, bias: Array, low: int, high: int) -> float:
@@ -123,7 +108,8 @@ def reach(layer: ir.Conv2d | ir.Linear, weight: Array, bias: Array, low: int, hi
 
 def check_range(mant: Array, bits: int, what: str, node: Node) -> None:
     """Raise `QuantizeError` if a mantissa does not fit signed ``bits``."""
-    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    high = (1 << (bits - 1)) - 1
+    low = -high  # the chip keeps a sign and a magnitude
     if mant.size and (mant.min() < low or mant.max() > high):
         raise QuantizeError(
             f"{what} out of range",

@@ -1,10 +1,10 @@
 """Float weights to the integers of the target: the only lossy pass.
 
-All currents into one population share one scale S (integer units per 1.0), chosen so that the threshold is exact:
-``theta = S v_threshold / gain`` is an integer. Then ``weight = round(S w)`` and ``bias = round(S b)``. Weights become a
-mantissa and a shared exponent; mantissas are even where signs are mixed (the chip keeps 8 bits including the sign).
-How ties are kept is in `avsnn.convert.passes.integer_formats`; whichever rule allows the larger S is taken. Calibration
-data then chooses among a few scales near the largest one: the one whose spikes differ least, inputs being equal.
+All currents into one population share one scale S (integer units per 1.0): ``weight = round(S w)``, ``bias =
+round(S b)``, and S is chosen so that the threshold is exact, ties included (`avsnn.convert.passes.integer_formats`).
+Weights become a mantissa and a shared exponent; mantissas are even where signs are mixed (the chip keeps 8 bits
+including the sign). Calibration data chooses among a few scales near the largest one: the one whose spikes differ
+least, inputs being equal.
 """
 
 from __future__ import annotations
@@ -22,30 +22,29 @@ from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret
 from avsnn.convert.ir.kernels import conv2d, per_channel
 from avsnn.convert.ir.node import Array, Node
-from avsnn.convert.passes.integer_formats import Target, bias_format, check_range, mantissas, reach, tie_rules
+from avsnn.convert.passes.integer_formats import Target, check_range, grid, mantissas, reach
 from avsnn.errors import CapabilityError, QuantizeError
 
 CANDIDATES = (1.0, 0.97, 0.94, 0.9, 0.86, 0.8)  # fractions of the largest scale that calibration tries
 MIN_THRESHOLD = 64  # levels below the threshold that a scale should offer
 HOST_WEIGHT_BITS = 16  # the host multiplies the first layer in wide integers
+GEOMETRY = ("stride", "padding", "dilation", "groups")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How one population or read-out was quantised: ``integer = round(real * scale) * 2^lift``.
+    """How one population or read-out was quantised: ``integer = round(real * scale)``.
 
     Attributes:
         population: its name.
         scale: S, integer units per 1.0 of the folded graph's current.
-        lift: k, the power of two that currents and threshold carry on top (tie rule ``shift``).
-        tie: "offset", "shift" or "none" (a neuron that fires on ``>``).
+        tie: what the threshold stands above its integer: g, 0 for a neuron that fires on ``>`` and for read-outs.
         disagreement: share of calibration spikes of this population that differ from the folded graph's, inputs equal.
     """
 
     population: str
     scale: float
-    lift: int
-    tie: str
+    tie: float
     disagreement: float = 0.0
 
 
@@ -239,91 +238,82 @@ class _Builder:
 
     def _driven(self, node: ir.LIF, found: list[Term]) -> _Candidate:
         """A population driven by spikes: the scale that disagrees least with the folded graph on calibration data."""
-        threshold, T = node.threshold / node.gain, self.graph.timesteps
+        threshold = node.threshold / node.gain
         largest = max(float(np.abs(t.weight).max(initial=0.0)) for t in found)
         bias = _bias(node, found)
-        tops = {}
-        for tie in tie_rules(node, T):
-            tops[tie] = self._largest_threshold(threshold, largest, float(np.abs(bias).max()), T, tie, node)
-            if tie == "shift" or any(t.levels > 1 for t in found):
-                tops[tie] = min(tops[tie], self._room(threshold, found, T - 1 if tie == "shift" else 0))
-        if max(tops.values()) < 1:
+        top = self._largest_threshold(threshold, largest, float(np.abs(bias).max()))
+        if any(t.levels > 1 for t in found):
+            top = min(top, self._room(threshold, found))
+        if top < 1:
             raise QuantizeError(
                 "weights and bias do not fit one scale",
                 where=node.origin or node.name,
                 found=f"weight {largest:g}, bias {np.abs(bias).max():g}, threshold {threshold:g}",
                 limit=f"{self.target.weight_bits}-bit weights, {self.target.bias_mant_bits}-bit bias",
             )
-        tried = {(tie, int(top * fraction)) for tie, top in tops.items() for fraction in CANDIDATES}
-        candidates, refused = [], []
-        for tie, theta in sorted(tried):
-            if theta < 1:
-                continue
-            try:
-                candidates.append(self._integers(node, found, bias, threshold, theta, tie))
-            except QuantizeError as error:  # an exponent too large for one tie rule may be fine for the other
-                refused.append(error)
-        if not candidates:
-            raise refused[0]
+        tried = sorted({max(1, int(top * fraction)) for fraction in CANDIDATES}, reverse=True)
+        candidates = [self._integers(node, found, bias, threshold, h) for h in tried]
         return min(candidates, key=lambda c: (c.scale.disagreement, -c.scale.scale))
 
-    def _largest_threshold(self, threshold: float, weight: float, bias: float, T: int, tie: str, node: ir.LIF) -> int:
+    def _tie(self, node: ir.LIF) -> float:
+        return 0.0 if node.strict else grid(self.graph.timesteps)
+
+    def _largest_threshold(self, threshold: float, weight: float, bias: float) -> int:
         """Largest integer threshold whose scale keeps weights, bias and threshold inside their formats."""
-        lift = T - 1 if tie == "shift" else 0
-        limits = [self.target.threshold_room >> lift]
+        limits = [float(self.target.threshold_room)]
         if bias > 0:
-            limits.append(int(self.target.bias_room(T, tie) / bias * threshold))
+            limits.append(self.target.bias_room / bias * threshold)
         if weight > 0:
             by_weight = self.target.weight_room / weight * threshold
             while by_weight < MIN_THRESHOLD:  # an exponent keeps the threshold fine where weights are far above it
                 by_weight *= 2
-            limits.append(int(by_weight))
-        return min(limits)
+            limits.append(by_weight)
+        return int(min(limits) - 1)  # the threshold lies up to one unit above its integer
 
-    def _room(self, threshold: float, found: list[Term], lift: int) -> int:
-        """Largest threshold for which no input whatever can push a lifted current out of u."""
+    def _room(self, threshold: float, found: list[Term]) -> int:
+        """Largest threshold for which no input whatever can push the current out of u."""
         reach = sum(np.abs(t.weight).reshape(len(t.weight), -1).sum(axis=1).max() * t.levels for t in found)
-        room = 1 << (self.target.state_bits - 1 - fixed.ACTIVATION_SHIFT - lift)
+        room = 1 << (self.target.state_bits - 1 - fixed.ACTIVATION_SHIFT)
         return int(0.9 * room / max(float(reach), 1e-30) * threshold)
 
-    def _integers(
-        self, node: ir.LIF, found: list[Term], bias: Array, threshold: float, theta: int, tie: str
-    ) -> _Candidate:
-        T = self.graph.timesteps
-        S, lift = theta / threshold, T - 1 if tie == "shift" else 0
-        synapses = [self._synapse(t, S, lift) for t in found]
-        whole = np.rint(S * bias).astype(np.int64)
-        mant, exp = bias_format(whole, T, tie)
-        check_range(mant, self.target.bias_mant_bits, "bias mantissa", node)
-        population = fixed.FixedLIF(
+    def _integers(self, node: ir.LIF, found: list[Term], bias: Array, threshold: float, h: int) -> _Candidate:
+        S = (h + self._tie(node)) / threshold
+        synapses = [self._synapse(t, S) for t in found]
+        population = self._neuron(node, [s.name for s in synapses], h, np.rint(S * bias).astype(np.int64))
+        spikes = self._spikes(population, synapses)
+        return self._candidate(node, (*synapses, population), S, spikes)
+
+    def _neuron(self, node: ir.LIF, inputs: list[str], h: int, bias: Array) -> fixed.FixedLIF:
+        check_range(bias, self.target.bias_mant_bits, "bias mantissa", node)
+        return fixed.FixedLIF(
             name=node.name,
-            inputs=tuple(s.name for s in synapses),
+            inputs=tuple(inputs),
             shape=node.shape,
             origin=node.origin,
-            threshold_mant=(theta << lift) - (1 if tie == "shift" else 0),
+            threshold_mant=h,
             decay_v=round(4096 * (1 - node.decay)),
-            bias_mant=mant,
-            bias_exp=exp,
+            bias_mant=bias,
+            bias_exp=fixed.ACTIVATION_SHIFT,
             state_bits=self.target.state_bits,
         )
-        spikes = self._spikes(population, synapses)
-        wrong = float((spikes != self.spikes[node.name]).mean())
-        scale = Scale(population=node.name, scale=S, lift=lift, tie=tie, disagreement=wrong)
-        return _Candidate(nodes=(*synapses, population), scale=scale)
 
-    def _synapse(self, term: Term, S: float, lift: int) -> fixed.Synapse:
+    def _candidate(self, node: ir.LIF, nodes: tuple[Node, ...], S: float, spikes: Array) -> _Candidate:
+        wrong = float((spikes != self.spikes[node.name]).mean())
+        return _Candidate(
+            nodes=nodes, scale=Scale(population=node.name, scale=S, tie=self._tie(node), disagreement=wrong)
+        )
+
+    def _synapse(self, term: Term, S: float) -> fixed.Synapse:
         mant, exp, mode = mantissas(term.weight * S, self.target)
-        if exp + lift > self.target.weight_exp_max:
-            raise QuantizeError(
-                "weight exponent", where=term.layer.origin, found=exp + lift, limit=self.target.weight_exp_max
-            )
+        if exp > self.target.weight_exp_max:
+            raise QuantizeError("weight exponent", where=term.layer.origin, found=exp, limit=self.target.weight_exp_max)
         common: dict[str, Any] = {
             "name": term.name,
             "inputs": (term.source,),
             "shape": term.layer.shape,
             "origin": term.layer.origin,
             "weight_mant": mant,
-            "weight_exp": exp + lift,
+            "weight_exp": exp,
             "sign_mode": mode,
         }
         if isinstance(term.layer, ir.Linear):
@@ -353,57 +343,36 @@ class _Builder:
     def _held(self, node: ir.LIF, found: list[Term]) -> _Candidate:
         """The first layer of a held input: the host computes the current once, in wide integers.
 
-        The chip takes the current as a bias, mantissa ``4 a`` and exponent 7 at T = 4, which bounds |a|; the largest
-        scale that no input in range can push out is taken, so nothing ever saturates.
+        The chip takes the current as a bias (mantissa a, exponent 6), which bounds |a|. The largest scale that no
+        input in range can push out is taken, so nothing ever saturates.
         """
         if len(found) != 1:
             raise CapabilityError("two held inputs into one population", where=node.origin or node.name)
-        term, T = found[0], self.graph.timesteps
+        term, layer = found[0], found[0].layer
         source = self.graph[term.source]
         assert isinstance(source, ir.Input)
-        threshold, bias = node.threshold / node.gain, _bias(node, found)
-        weight = term.weight
-        tie = "none" if node.strict else "shift"
-        lift = 0 if node.strict else T - 1
-        peak = reach(term.layer, weight, bias, round(source.low / source.step), round(source.high / source.step))
-        theta = int(min(self.target.bias_room(T, "shift") / peak * threshold, self.target.threshold_room >> lift))
-        if theta < 1:
+        threshold, bias, weight = node.threshold / node.gain, _bias(node, found), term.weight
+        peak = reach(layer, weight, bias, round(source.low / source.step), round(source.high / source.step))
+        h = int(min(self.target.bias_room / peak * threshold, self.target.threshold_room) - 1)
+        if h < 1:
             raise QuantizeError("currents do not fit the host's bias", where=node.origin or node.name, found=peak)
-        S = theta / threshold
-        top = float(np.abs(weight).max())
-        shift = max(0, int(np.floor(np.log2(((1 << (HOST_WEIGHT_BITS - 1)) - 1) / max(S * top, 1e-30)))))
-        layer = term.layer
-        conv = (
-            {}
-            if isinstance(layer, ir.Linear)
-            else {k: getattr(layer, k) for k in ("stride", "padding", "dilation", "groups")}
-        )
+        S = (h + self._tie(node)) / threshold
+        fine = S * 2.0 ** _host_shift(S * float(np.abs(weight).max()))
+        geometry = {} if isinstance(layer, ir.Linear) else {k: getattr(layer, k) for k in GEOMETRY}
         current = fixed.HeldCurrent(
             name=layer.name,
             inputs=(term.source,),
             shape=layer.shape,
             origin=layer.origin,
-            weight=np.rint(weight * S * 2.0**shift).astype(np.int64),
-            bias=np.rint(bias * S * 2.0**shift).astype(np.int64),
-            shift=shift,
-            lift=lift,
-            **conv,
+            weight=np.rint(weight * fine).astype(np.int64),
+            bias=np.rint(bias * fine).astype(np.int64),
+            shift=_host_shift(S * float(np.abs(weight).max())),
+            **geometry,
         )
-        population = fixed.FixedLIF(
-            name=node.name,
-            inputs=(current.name,),
-            shape=node.shape,
-            origin=node.origin,
-            threshold_mant=(theta << lift) - (0 if node.strict else 1),
-            decay_v=round(4096 * (1 - node.decay)),
-            bias_mant=np.zeros(1, dtype=np.int64),
-            state_bits=self.target.state_bits,
-        )
+        population = self._neuron(node, [current.name], h, np.zeros(1, dtype=np.int64))
         a = held(current, self.calibrated[term.source])
-        spikes = _walk(population, lambda t: a, T, a.shape)
-        wrong = float((spikes != self.spikes[node.name]).mean())
-        scale = Scale(population=node.name, scale=S, lift=lift, tie=tie, disagreement=wrong)
-        return _Candidate(nodes=(current, population), scale=scale)
+        spikes = _walk(population, lambda t: a, self.graph.timesteps, a.shape)
+        return self._candidate(node, (current, population), S, spikes)
 
     def _readout(self, node: ir.Readout) -> None:
         rows = [self.graph[name] for name in node.inputs]
@@ -412,7 +381,7 @@ class _Builder:
         if largest == 0:
             raise QuantizeError("all read-out weights are zero", where=node.origin or node.name)
         S = self.target.weight_room / largest
-        synapses = [self._synapse(t, S, 0) for t in found]
+        synapses = [self._synapse(t, S) for t in found]
         for synapse in synapses:
             self._keep(synapse)
         T = self.graph.timesteps
@@ -426,13 +395,18 @@ class _Builder:
                 scale=1.0 / (S * T),
             )
         )
-        self.scales.append(Scale(population=node.name, scale=S, lift=0, tie="none"))
+        self.scales.append(Scale(population=node.name, scale=S, tie=0.0))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Candidate:
     nodes: tuple[Node, ...]
     scale: Scale
+
+
+def _host_shift(top: float) -> int:
+    """Fractional bits that the host's weights can have, the largest being ``top`` activation units."""
+    return max(0, int(np.floor(np.log2(((1 << (HOST_WEIGHT_BITS - 1)) - 1) / max(top, 1e-30)))))
 
 
 def _walk(population: fixed.FixedLIF, current: Callable[[int], Array], T: int, shape: tuple[int, ...]) -> Array:
