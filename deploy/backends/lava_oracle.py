@@ -1,7 +1,8 @@
 """Lava's own process models driven in one operating-system process: the same classes, the same integers, no runtime.
 
 Runs in the Lava interpreter, for many tiny networks: a network costs milliseconds instead of a second. Ports get
-queues that cast as Lava's channels do. Processes must be given in the order in which messages flow.
+queues that cast as Lava's channels do. Processes must be given in the order in which messages flow. Lava is imported
+inside the functions, so that tools which import every module can import this one.
 """
 
 from __future__ import annotations
@@ -10,13 +11,6 @@ import collections
 from typing import Any
 
 import numpy as np
-from lava.magma.compiler.builders.py_builder import PyProcessBuilder
-from lava.magma.compiler.compiler_graphs import ProcGroupDiGraphs
-from lava.magma.compiler.utils import PortInitializer, VarInitializer
-from lava.magma.core.run_configs import Loihi2SimCfg
-from lava.proc.io.source import RingBuffer
-from lava.proc.lif.process import LIF, LIFReset
-from lava.proc.sparse.process import DelaySparse, Sparse
 
 SELECTED: dict[type, Any] = {}
 
@@ -84,6 +78,9 @@ def drive(processes: list[Any], steps: int) -> None:
 
 def build(process: Any, model: Any, ends: dict[Any, list[Any]]) -> Any:
     """Make a process model as Lava does, with our channels."""
+    from lava.magma.compiler.builders.py_builder import PyProcessBuilder
+    from lava.magma.compiler.utils import VarInitializer
+
     builder = PyProcessBuilder(model, process.id, process.proc_params)
     builder.set_variables([VarInitializer(v.name, v.shape, v.init, v.id) for v in process.vars])
     builder.set_py_ports([initializer(model, port) for port in (*process.in_ports, *process.out_ports)])
@@ -96,12 +93,17 @@ def build(process: Any, model: Any, ends: dict[Any, list[Any]]) -> Any:
 
 def initializer(model: Any, port: Any) -> Any:
     """Describe a port as the compiler does."""
+    from lava.magma.compiler.utils import PortInitializer
+
     dtype = getattr(model, port.name).d_type
     return PortInitializer(port.name, port.shape, dtype, type(port).__name__, 1, None)
 
 
 def model_class(process: Any) -> Any:
     """The model that Lava itself would select; searching imports every file beside the process, so once per kind."""
+    from lava.magma.compiler.compiler_graphs import ProcGroupDiGraphs
+    from lava.magma.core.run_configs import Loihi2SimCfg
+
     kind = type(process)
     if kind not in SELECTED:
         candidates = ProcGroupDiGraphs._find_proc_models(process)
@@ -111,6 +113,10 @@ def model_class(process: Any) -> Any:
 
 def warm() -> None:
     """Select the models of the stock processes now rather than in every fork."""
+    from lava.proc.io.source import RingBuffer
+    from lava.proc.lif.process import LIF, LIFReset
+    from lava.proc.sparse.process import DelaySparse, Sparse
+
     one = np.ones((1, 1), dtype=np.int64)
     stock = (LIF(shape=(1,)), LIFReset(shape=(1,)), RingBuffer(data=one), Sparse(weights=one))
     for process in (*stock, DelaySparse(weights=one, delays=1)):
