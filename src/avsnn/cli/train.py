@@ -32,7 +32,7 @@ _HELP = {
     "weight_decay": "of AdamW, on matrices",
     "label_smoothing": "of the cross-entropy",
     "shift": "move each training input by up to this many pixels",
-    "seed": "of weights and order; with --evaluate, of the test pairs (default 2)",
+    "seed": "of weights and order, or with --evaluate of the test pairs (default 2 there)",
 }
 
 
