@@ -57,7 +57,6 @@ def _check_population(folded: Graph, quantised: Graph, scale: Scale) -> int:
         weight = term.weight
         if isinstance(synapse, fixed.HeldCurrent):
             fine = scale.scale * 2.0**synapse.shift
-            _near(synapse.name, "lift", np.array(synapse.lift), np.zeros(()), 1.0)
             _near(synapse.name, "weight", synapse.weight, weight * fine, 1.0)
             _near(synapse.name, "bias", synapse.bias, per_channel(term.layer.bias, synapse.bias.ndim) * fine, 1.0)
             checked += synapse.weight.size + synapse.bias.size

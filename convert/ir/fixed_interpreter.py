@@ -55,7 +55,7 @@ def held(node: ir.HeldCurrent, x: Array) -> Array:
     """The current that a sample holds for its window; x: (B, *shape) integers."""
     total = connect(node, x) + per_channel(node.bias, len(node.shape))
     half = (1 << node.shift) >> 1
-    return ((total + half) >> node.shift) << node.lift
+    return (total + half) >> node.shift
 
 
 def connect(node: ir.HeldCurrent | ir.Synapse, x: Array) -> Array:

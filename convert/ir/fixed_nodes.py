@@ -34,7 +34,7 @@ class FixedInput(Node):
 class HeldCurrent(Node):
     """First layer of a directly coded input, computed once per sample by the host, held for T steps.
 
-    ``a = ((weight * x + bias + half) >> shift) << lift`` in exact integers, ``half = 2^(shift-1)`` (0 if shift is 0).
+    ``a = (weight * x + bias + half) >> shift`` in exact integers, ``half = 2^(shift-1)`` (0 if shift is 0).
     weight: (out, in / groups, kh, kw) or (out, in); bias: broadcastable to shape. ``port="current"`` adds a to the
     synaptic input of the population; ``port="bias"`` adds ``a << 6`` to its bias. Latency 0.
     """
@@ -46,7 +46,6 @@ class HeldCurrent(Node):
     dilation: Pair = (1, 1)
     groups: int = 1
     shift: int = 0
-    lift: int = 0
     port: str = "current"
 
 

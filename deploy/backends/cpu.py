@@ -280,7 +280,7 @@ def _held(sums: ExactSums, x: Array) -> Array:
     flat = sums(x.reshape(-1, *sums.source_shape)).astype(np.int64) + per_channel(
         node.bias.astype(np.int64), len(node.shape)
     )
-    current: Array = ((flat + ((1 << node.shift) >> 1)) >> node.shift) << node.lift
+    current: Array = (flat + ((1 << node.shift) >> 1)) >> node.shift
     return current.reshape(*x.shape[:2], *node.shape)
 
 

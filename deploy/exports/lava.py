@@ -115,7 +115,6 @@ def _current(graph: Graph, node: fixed.HeldCurrent, arrays: _Arrays) -> dict[str
         "input": source.name,
         "bias": arrays.add(_flat(node.bias, node)),
         "shift": node.shift,
-        "lift": node.lift,
         "port": node.port,
     }
 

@@ -114,7 +114,7 @@ def _reach(graph: Graph, source: Node) -> int:
             down, up = _sums(source.weight.astype(np.int64), low, high)
             bias = np.asarray(source.bias, dtype=np.int64)
             largest = max(abs(int(down) + int(bias.min())), abs(int(up) + int(bias.max())))
-            return ((largest >> source.shift) + 1) << source.lift
+            return (largest >> source.shift) + 1
         case fixed.Synapse():
             down, up = _sums(source.weight, *_range(graph.by_name[source.inputs[0]]))
             return max(abs(int(down)), abs(int(up)))

@@ -62,10 +62,7 @@ def plain(graph: Graph, inputs: dict[str, Array], samples: list[int]) -> dict[st
                     total = matrices[node.name] @ np.array(seen[node.inputs[0]]["x"][w], dtype=object)
                     bias = spread(node.bias, node.shape)
                     half = 2 ** (node.shift - 1) if node.shift else 0
-                    out = [
-                        (int(a) + int(b) + half) // 2**node.shift * 2**node.lift
-                        for a, b in zip(total, bias, strict=True)
-                    ]
+                    out = [(int(a) + int(b) + half) // 2**node.shift for a, b in zip(total, bias, strict=True)]
                 case FixedConv2d() | FixedLinear():
                     delays = getattr(node, "output_delay", None)
                     for i in range(size):
@@ -167,9 +164,7 @@ def random_graph(seed: int) -> Graph:
     flow = FixedInput(name="flow", shape=(6,), coding="sequence", low=-1, high=3, step=1.0)
     first = conv(rng, "held", still)
     shape = first["shape"]
-    held = HeldCurrent(
-        **first, bias=rng.integers(-9, 9, shape[:1]), shift=int(rng.integers(0, 3)), lift=int(rng.integers(0, 2))
-    )
+    held = HeldCurrent(**first, bias=rng.integers(-9, 9, shape[:1]), shift=int(rng.integers(0, 3)))
     drive = HeldCurrent(**{**first, "name": "drive"}, bias=rng.integers(-9, 9, shape), port="bias")
     a = population(rng, "a", ("held", "drive"), shape, T, 0)
     there = synapse(conv(rng, "a.b", a, grouped=bool(rng.integers(2))), rng)

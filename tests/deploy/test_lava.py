@@ -65,7 +65,6 @@ def network(*, skip_delay: int = 3, phase_shift: int = 0) -> Graph:
             bias=rng.integers(-20, 20, 4),
             padding=(1, 1),
             shift=2,
-            lift=1,
         ),
         population("a", ("first",), (4, 6, 6), 0),
         fixed.FixedConv2d(

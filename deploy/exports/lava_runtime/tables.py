@@ -65,11 +65,11 @@ def wall_clock(x, row, timesteps, steps):
 
 
 def held(row, arrays, x):
-    """Return the current that each sample holds: ``((w x + bias + half) >> shift) << lift``, int64, (B, n)."""
+    """Return the current that each sample holds: ``(w x + bias + half) >> shift``, int64, (B, n)."""
     weight = matrix(row, arrays[row["weight"]], np.int64)
     total = (weight @ x.reshape(len(x), -1).T).T + arrays[row["bias"]].astype(np.int64)
     half = (1 << row["shift"]) >> 1
-    return ((total + half) >> row["shift"]) << row["lift"]
+    return (total + half) >> row["shift"]
 
 
 def matrix(row, weight, dtype=np.int32):
