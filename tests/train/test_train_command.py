@@ -49,19 +49,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     out = tmp_path_factory.mktemp("run") / "whole"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AVSNN_CACHE", str(cache))
-        assert main(["train", *SMALL, "--epochs", "12", "--out", str(out)]) == 0
+        assert main(["train", *SMALL, "--epochs", "8", "--out", str(out)]) == 0
     return out
 
 
 def test_run_leaves_a_checkpoint_and_metrics(finished: Path) -> None:
     assert sorted(path.name for path in finished.iterdir()) == ["last.pt", "metrics.jsonl", "model.pt", "run.json"]
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
-    assert [row["epoch"] for row in rows] == list(range(1, 13))
+    assert [row["epoch"] for row in rows] == list(range(1, 9))
     assert {"loss", "train_accuracy", "val_accuracy", "rates", "seconds"} <= rows[0].keys()
     assert len(rows[0]["rates"]) == 10
     checkpoint = checkpoints.load(finished / "model.pt")
     assert checkpoint.training["options"]["seed"] == 4
-    assert checkpoint.training["command"].startswith("avsnn-train scmrl --data avdigits --preset tiny --epochs 12")
+    assert checkpoint.training["command"].startswith("avsnn-train scmrl --data avdigits --preset tiny --epochs 8")
     assert "dim=8" in checkpoint.training["command"].split()
     assert checkpoint.training["val"]["count"] == 20
     assert checkpoint.calibration["image"].shape == (60, 1, 28, 28)
@@ -69,15 +69,22 @@ def test_run_leaves_a_checkpoint_and_metrics(finished: Path) -> None:
     np.testing.assert_allclose(grid, np.round(grid), atol=1e-4)
 
 
+def test_recorded_command_gives_the_same_run(finished: Path, tmp_path: Path) -> None:
+    command = checkpoints.load(finished / "model.pt").training["command"].split()
+    assert main([*command[0].split("-")[1:], *command[1:], "--out", str(tmp_path / "again")]) == 0
+    for name in ("run.json", "model.pt"):
+        assert (tmp_path / "again" / name).read_bytes() == (finished / name).read_bytes()
+
+
 def test_killed_and_interrupted_run_ends_with_the_same_bytes(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "stopped"
-    killed = start(*SMALL, "--epochs", "12", "--out", str(out))
+    killed = start(*SMALL, "--epochs", "8", "--out", str(out))
     wait_for_epochs(out, 2, killed)
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert not (out / "model.pt").exists()
     interrupted = start("--resume", "--out", str(out))
-    wait_for_epochs(out, 5, interrupted)
+    wait_for_epochs(out, 4, interrupted)
     interrupted.send_signal(signal.SIGINT)
     _, errors = interrupted.communicate(timeout=30)
     assert interrupted.returncode == 130, errors
@@ -103,6 +110,7 @@ def test_evaluate_prints_accuracy_with_interval(finished: Path, capsys: pytest.C
         (["--out", "{new}"], "model: is missing"),
         (["resnet", "--out", "{new}"], "limit scmrl"),
         (["scmrl", "dims=8", "--out", "{new}"], "did you mean dim?"),
+        (["scmrl", "--out", "{new}", "dims=8"], "did you mean dim?"),
         (["scmrl", "--preset", "tin", "--out", "{new}"], "did you mean tiny?"),
         (["scmrl", "--data", "mnist", "--out", "{new}"], "limit avdigits"),
         (["scmrl", "--epochs", "0", "--out", "{new}"], "epochs: is too small"),

@@ -55,6 +55,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     mode.add_argument("--resume", action="store_true", help="go on with the run in --out")
     mode.add_argument("--evaluate", type=Path, metavar="FILE", help="measure a checkpoint on test pairs instead")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    _take_values_anywhere(parser)
+
+
+def _take_values_anywhere(parser: argparse.ArgumentParser) -> None:
+    """Let ``key=value`` stand after options too, where argparse by itself sees unknown arguments."""
+    parse = parser.parse_known_args
+
+    def parse_known_args(args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
+        found, rest = parse(args, namespace)
+        found.values = [*found.values, *(word for word in rest if _is_value(word))]
+        return found, [word for word in rest if not _is_value(word)]
+
+    parser.parse_known_args = parse_known_args  # type: ignore[method-assign, assignment]
+
+
+def _is_value(word: str) -> bool:
+    return "=" in word and not word.startswith("-")
 
 
 def run(args: argparse.Namespace) -> int:
