@@ -114,6 +114,8 @@ def _population(
 
 def _equal(what: str, where: str, expected: Array, found: Array, limit: float) -> None:
     """Raise on the earliest difference: smallest step, then sample, then neuron."""
+    if expected.shape != found.shape:
+        raise VerifyError(f"{what}: shapes differ", where=where, expected=expected.shape[1:], found=found.shape[1:])
     wrong = expected != found if limit == 0.0 else ~(np.abs(expected - found) <= limit)  # the latter catches NaN
     if not wrong.any():
         return

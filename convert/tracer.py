@@ -50,11 +50,11 @@ def trace(
     """
     double = copy.deepcopy(module).double().eval()
     tensors = {name: torch.as_tensor(np.asarray(x)).double() for name, x in example_inputs.items()}
-    program = fx.GraphModule(double, _Tracer(rules).trace(double))
+    program = _follow(double, rules)
     spec = {name: dict((input_spec or {}).get(name, {})) for name in tensors}
     T = _timesteps(double, tensors, spec, timesteps)
     walker = _Walker(program, double, spec, T, rules)
-    placeholders = [node.target for node in program.graph.nodes if node.op == "placeholder"]
+    placeholders = [node.target for node in program.nodes if node.op == "placeholder"]
     missing = [str(name) for name in placeholders if name not in tensors]
     if missing or len(placeholders) != len(tensors):
         raise InputError("example inputs must be named by forward's parameters", found=[*tensors], limit=placeholders)
@@ -64,6 +64,17 @@ def trace(
         listed = "".join(f"\n  {problem}" for problem in walker.problems)
         raise TraceError(f"{len(walker.problems)} operations have no rule:{listed}", where=type(module).__name__)
     return Graph(nodes=tuple(walker.built), outputs=walker.outputs, timesteps=T, stage="traced")
+
+
+def _follow(module: nn.Module, rules: Mapping[type[nn.Module], Rule]) -> fx.Graph:
+    try:
+        return _Tracer(rules).trace(module)
+    except fx.proxy.TraceError as error:
+        raise TraceError(
+            f"forward cannot be followed ({error})",
+            where=type(module).__name__,
+            remedy="decide nothing by the values of tensors, and loop over nothing but constants",
+        ) from error
 
 
 def witness(module: nn.Module, inputs: Mapping[str, Array], *, dtype: str = "float64") -> Activity:
@@ -109,13 +120,13 @@ class _Walker(fx.Interpreter):
 
     def __init__(
         self,
-        program: fx.GraphModule,
+        program: fx.Graph,
         module: nn.Module,
         spec: Mapping[str, Mapping[str, Any]],
         timesteps: int,
         rules: Mapping[type[nn.Module], Rule],
     ) -> None:
-        super().__init__(program)
+        super().__init__(module, graph=program)  # a GraphModule would hide children named "code" or "graph"
         self.owner, self.spec, self.timesteps, self.rules = module, spec, timesteps, rules
         self.built: list[Node] = []
         self.outputs: tuple[str, ...] = ()
@@ -155,7 +166,8 @@ class _Walker(fx.Interpreter):
         self.names[n] = str(n.target)
 
     def _operation(self, n: fx.Node, result: Any) -> None:
-        sources = [source for source in n.all_input_nodes if source in self.names]
+        sources: list[fx.Node] = []  # with repetitions, unlike n.all_input_nodes
+        fx.node.map_arg((n.args, n.kwargs), sources.append)
         lead = max((self.lead[s] for s in sources), default=2)
         child = self.owner.get_submodule(str(n.target)) if n.op == "call_module" else None
         if isinstance(child, DirectCoding):
@@ -204,6 +216,9 @@ class _Walker(fx.Interpreter):
         inner = wrapper.module
         if isinstance(inner, nn.Sequential):
             raise TraceError("TimeBatched holds a Sequential", where=base, remedy="wrap each layer by itself")
+        if isinstance(inner, (*NEURONS, DirectCoding)):
+            what = f"TimeBatched holds a {type(inner).__name__}, which needs to see time"
+            raise TraceError(what, where=base, remedy="call it directly")
         site = Site(
             name=self._unique(base),
             inputs=tuple(self.names[s] for s in sources),

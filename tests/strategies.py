@@ -184,8 +184,7 @@ def randomise(module: nn.Module, seed: int) -> None:
                 fill(child.weight, -0.6, 0.9)
                 if child.bias is not None:
                     fill(child.bias, -0.2, 0.3)
-            elif isinstance(child, nn.BatchNorm2d):
-                assert child.running_mean is not None
+            elif isinstance(child, nn.BatchNorm2d) and child.running_mean is not None:
                 assert child.running_var is not None
                 fill(child.running_mean, -0.5, 0.5)
                 fill(child.running_var, 0.5, 1.5)

@@ -94,3 +94,4 @@ class VerifyError(AvsnnError):
         if expected is not None:
             what += f", expected {expected}"
         super().__init__(what, where=" ".join(place), found=found, remedy=remedy)
+        self.where = where  # the sentence has the whole place, the field the layer alone

@@ -39,27 +39,16 @@ def changed(values: Array, change: Callable[[Any], Any]) -> Array:
     return copy
 
 
-def with_tie(tie: str) -> tuple[Graph, Graph, tuple[Scale, ...]]:
-    """A folded graph whose second population keeps its ties by ``tie``, quantised; large biases favour "shift"."""
-    folded = spiking_graph(0, T=4, depth=2)
-    layer = folded["c1"]
-    assert isinstance(layer, ir.Conv2d)
-    folded = swap(folded, replace(layer, bias=layer.bias * (8 if tie == "shift" else 1)))
-    graph, scales = quantise(folded, target=LOIHI2, calibration=inputs_for(folded, 7))
-    assert scales[1].tie == tie
-    return folded, graph, scales
-
-
 MISTAKES: dict[str, tuple[str, Callable[[Any], dict[str, Any]], str]] = {
     "sign of one synaptic weight": ("c1", lambda n: {"weight_mant": changed(n.weight_mant, lambda w: -w)}, "weight"),
     "a synaptic weight, one step": ("c2", lambda n: {"weight_mant": changed(n.weight_mant, lambda w: w - 2)}, ""),
+    "bias exponent": ("p1", lambda n: {"bias_exp": n.bias_exp - 1}, "bias"),
     "weight exponent": ("c1", lambda n: {"weight_exp": n.weight_exp + 1}, "weight"),
     "skip connection, sign": ("c0to2", lambda n: {"weight_mant": changed(n.weight_mant, lambda w: -w)}, "weight"),
     "sign of one held weight": ("c0", lambda n: {"weight": changed(n.weight, lambda w: -w)}, "weight"),
     "one held weight, one step": ("c0", lambda n: {"weight": changed(n.weight, lambda w: w + 1)}, "weight"),
     "held bias": ("c0", lambda n: {"bias": changed(n.bias, lambda b: b + 1)}, "bias"),
     "held shift": ("c0", lambda n: {"shift": n.shift - 1}, ""),
-    "held lift": ("c0", lambda n: {"lift": n.lift + 1}, ""),
     "bias of the population": ("p1", lambda n: {"bias_mant": changed(n.bias_mant, lambda b: b + 1)}, "bias"),
     "bias of the population, down": ("p1", lambda n: {"bias_mant": changed(n.bias_mant, lambda b: b - 1)}, "bias"),
     "bias where there is none": ("p0", lambda n: {"bias_mant": n.bias_mant + 1}, "bias"),
@@ -84,38 +73,30 @@ def test_every_wrong_parameter_is_named(done: tuple[Graph, tuple[Scale, ...]], m
     assert caught.value.where == layer
 
 
-@pytest.mark.parametrize("tie", ["shift", "offset"])
-@pytest.mark.parametrize("mistake", ["bias + 1", "bias - 1", "bias exponent", "threshold + 1", "threshold - 1"])
-def test_a_mistake_smaller_than_one_unit_of_the_tie_rule_went_unnoticed(tie: str, mistake: str) -> None:
-    folded, graph, scales = with_tie(tie)
-    node = graph["p1"]
+@pytest.mark.parametrize("mistake", ["up", "down"])
+@pytest.mark.parametrize("population", ["p0", "p1", "p2"])
+def test_a_neuron_whose_tie_rule_is_gone_is_named(
+    done: tuple[Graph, tuple[Scale, ...]], population: str, mistake: str
+) -> None:
+    graph, scales = done
+    node = graph[population]
     assert isinstance(node, fixed.FixedLIF)
-    changes: dict[str, dict[str, Any]] = {
-        "bias + 1": {"bias_mant": changed(node.bias_mant, lambda b: b + 1)},
-        "bias - 1": {"bias_mant": changed(node.bias_mant, lambda b: b - 1)},
-        "bias exponent": {"bias_exp": node.bias_exp - 1, "bias_mant": node.bias_mant * 2 - 1},
-        "threshold + 1": {"threshold_mant": node.threshold_mant + 1},
-        "threshold - 1": {"threshold_mant": node.threshold_mant - 1},
-    }
-    assert check_parameters(folded, graph, scales) > 0
-    with pytest.raises(VerifyError, match=f"^p1: {mistake.split()[0]}"):
-        check_parameters(folded, swap(graph, replace(node, **changes[mistake])), scales)
+    assert all(check.ties and not check.mismatches for check in check_neurons(FOLDED, graph, scales))
+    gone = replace(node, threshold_mant=node.threshold_mant + (1 if mistake == "up" else -1))
+    with pytest.raises(VerifyError, match=rf"^{population}: the integer neuron differs.*tie rule") as caught:
+        check_neurons(FOLDED, swap(graph, gone), scales)
+    assert caught.value.where == population
 
 
-@pytest.mark.parametrize("tie", ["shift", "offset"])
-def test_a_neuron_whose_tie_rule_is_gone_is_named(tie: str) -> None:
-    _, graph, scales = with_tie(tie)
-    node = graph["p1"]
+def test_a_scale_that_puts_the_threshold_on_an_integer_is_named(done: tuple[Graph, tuple[Scale, ...]]) -> None:
+    """The tie rule removed at its root: S threshold / gain = h."""
+    graph, scales = done
+    node, real = graph["p1"], FOLDED["p1"]
     assert isinstance(node, fixed.FixedLIF)
-    assert all(check.ties and not check.mismatches for check in check_neurons(graph, scales))
-    gone = (
-        replace(node, threshold_mant=node.threshold_mant + 1)
-        if tie == "shift"
-        else replace(node, bias_mant=node.bias_mant - 1)
-    )
-    with pytest.raises(VerifyError, match=r"^p1: the integer neuron differs.*tie rule") as caught:
-        check_neurons(swap(graph, gone), scales)
-    assert caught.value.where == "p1"
+    assert isinstance(real, ir.LIF)
+    plain = replace(scales[1], scale=node.threshold_mant / (real.threshold / real.gain), tie=0.0)
+    with pytest.raises(VerifyError, match=r"^p1: the integer neuron differs.*tie rule"):
+        check_neurons(FOLDED, graph, (scales[0], plain, *scales[2:]))
 
 
 def test_a_neuron_that_keeps_its_current_is_named(done: tuple[Graph, tuple[Scale, ...]]) -> None:
@@ -123,12 +104,12 @@ def test_a_neuron_that_keeps_its_current_is_named(done: tuple[Graph, tuple[Scale
     node = graph["p2"]
     assert isinstance(node, fixed.FixedLIF)
     with pytest.raises(VerifyError, match=r"^p2: "):
-        check_neurons(swap(graph, replace(node, decay_u=2047)), scales)
+        check_neurons(FOLDED, swap(graph, replace(node, decay_u=2047)), scales)
 
 
 def test_a_decay_that_does_not_halve_is_reported_not_refused() -> None:
     folded = spiking_graph(3, T=4, depth=2, decay=0.75)
     graph, scales = quantise(folded, target=LOIHI2, calibration=inputs_for(folded, 7))
-    checks = check_neurons(graph, scales)
+    checks = check_neurons(folded, graph, scales)
     assert check_parameters(folded, graph, scales) > 0
     assert all(check.windows == 2048 for check in checks)

@@ -11,7 +11,7 @@ from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.fixed_interpreter import lif_step
 from avsnn.convert.ir.kernels import conv2d
-from avsnn.convert.passes.integer_formats import Target, bias_format, mantissas, reach, tie_rules
+from avsnn.convert.passes.integer_formats import Target, check_range, grid, mantissas, reach
 from avsnn.errors import QuantizeError
 from avsnn.hw_profiles.formats import signed_core_grid
 from avsnn.hw_profiles.profile import load_profile
@@ -70,82 +70,69 @@ def test_the_sign_mode_follows_from_the_weights(weight: list[float], mode: str) 
 
 
 def exact_and_integer(
-    currents: list[list[int]], whole: int, theta: int, tie: str, T: int, strict: bool = False
+    currents: list[list[int]], whole: int, h: int, threshold: Fraction, *, strict: bool = False
 ) -> tuple[list[list[bool]], list[list[bool]]]:
-    """Spikes of the rational neuron with decay 1/2 and of the integer neuron, (T, samples)."""
-    lift = T - 1 if tie == "shift" else 0
-    mant, exp = bias_format(np.array([whole]), T, tie)
-    node = fixed.FixedLIF(
-        name="p", shape=(1,), threshold_mant=(theta << lift) - (tie == "shift"), decay_v=2048, bias_mant=mant,
-        bias_exp=exp,
-    )  # fmt: skip
+    """Spikes of the rational neuron with decay 1/2 and this threshold, and of the integer one with h: (T, samples)."""
+    node = fixed.FixedLIF(name="p", shape=(1,), threshold_mant=h, decay_v=2048, bias_mant=np.array([whole]), bias_exp=6)
     exact = [Fraction(0)] * len(currents[0])
     u = v = np.zeros((len(exact), 1), dtype=np.int64)
     wanted, found = [], []
-    for t in range(T):
-        exact = [x / 2 + a + whole for x, a in zip(exact, currents[t], strict=True)]
-        fires = [x > theta if strict else x >= theta for x in exact]
+    for t, row in enumerate(currents):
+        exact = [x / 2 + a + whole for x, a in zip(exact, row, strict=True)]
+        fires = [x > threshold if strict else x >= threshold for x in exact]
         exact = [Fraction(0) if s else x for x, s in zip(exact, fires, strict=True)]
-        a = (np.array(currents[t], dtype=np.int64) << lift)[:, None]
-        u, v, spikes = lif_step(node, u, v, a, mant << exp, t)
+        u, v, spikes = lif_step(node, u, v, np.array(row, dtype=np.int64)[:, None], np.int64(whole << 6), t)
         wanted.append(fires)
         found.append(spikes[:, 0].tolist())
     return wanted, found
 
 
-@pytest.mark.parametrize("T", range(1, 7))
-@pytest.mark.parametrize("tie", ["offset", "shift"])
-def test_both_tie_rules_are_exact_for_every_small_current_up_to_six_steps(T: int, tie: str) -> None:
-    """All sums of small currents, biases and thresholds meet the threshold exactly again and again."""
-    rng = np.random.default_rng(T)
-    wrong = 0
-    for theta in (1, 2, 3, 5, 8, 13):
+def small_currents(T: int) -> list[list[int]]:
+    """So small that sums meet small thresholds, and the next grid point, again and again."""
+    return np.random.default_rng(T).integers(-4, 9, size=(T, 200)).tolist()
+
+
+@pytest.mark.parametrize("T", range(1, 8))
+def test_one_grid_step_above_an_integer_keeps_every_tie_up_to_seven_steps(T: int) -> None:
+    for h in (1, 2, 3, 5, 8, 13):
         for whole in (-3, -1, 0, 1, 2):
-            wanted, found = exact_and_integer(rng.integers(-4, 9, size=(T, 60)).tolist(), whole, theta, tie, T)
-            wrong += wanted != found
-    assert wrong == 0
+            wanted, found = exact_and_integer(small_currents(T), whole, h, h + Fraction(grid(T)))
+            assert wanted == found, (h, whole)
 
 
-@pytest.mark.parametrize("T", range(1, 7))
-def test_without_a_tie_rule_the_same_currents_differ(T: int) -> None:
-    rng = np.random.default_rng(T)
-    currents = rng.integers(-4, 9, size=(T, 300)).tolist()
-    wanted, found = exact_and_integer(currents, 1, 3, "none", T)
+@pytest.mark.parametrize("T", range(1, 8))
+def test_at_the_integer_itself_ties_are_lost_unless_the_neuron_is_strict(T: int) -> None:
+    wanted, found = exact_and_integer(small_currents(T), 1, 3, Fraction(3))
     assert wanted != found
-    strict, found = exact_and_integer(currents, 1, 3, "none", T, strict=True)
-    assert strict == found  # which is why a neuron that fires on ">" needs no rule
-
-
-@given(SEEDS, st.integers(1, 6), st.sampled_from(["offset", "shift"]))
-def test_tie_rules_are_exact_over_random_biases_and_thresholds(seed: int, T: int, tie: str) -> None:
-    rng = np.random.default_rng(seed)
-    theta = int(rng.integers(1, 1500))
-    room = LOIHI2.bias_room(T, tie)
-    whole = int(rng.integers(-room, room + 1))
-    currents = rng.integers(-theta, 2 * theta, size=(T, 40))
-    currents[:, ::2] = theta - whole  # a tie at once, and after every reset
-    currents[1:, ::4] //= 2  # and ties with what is left of steps before
-    wanted, found = exact_and_integer(currents.tolist(), whole, theta, tie, T)
+    wanted, found = exact_and_integer(small_currents(T), 1, 3, Fraction(3), strict=True)
     assert wanted == found
 
 
-@pytest.mark.parametrize("tie", ["offset", "shift", "none"])
-@pytest.mark.parametrize("T", range(1, 10))
-def test_the_largest_bias_of_each_rule_fits_thirteen_bits_and_the_next_power_does_not(T: int, tie: str) -> None:
-    if tie == "shift" and T > 6:
-        return
-    room = LOIHI2.bias_room(T, tie)
-    for whole in (-room, room):
-        mant, exp = bias_format(np.array([whole]), T, tie)
-        assert -(2**12) <= mant[0] < 2**12
-        assert 0 <= exp <= 7
-    beyond, _ = bias_format(np.array([2 * room + 2]), T, tie)
-    assert beyond[0] >= 2**12
+@given(SEEDS, st.integers(1, 7))
+def test_the_tie_rule_is_exact_over_random_biases_and_thresholds(seed: int, T: int) -> None:
+    rng = np.random.default_rng(seed)
+    h, whole = int(rng.integers(1, 30_000)), int(rng.integers(-4095, 4096))
+    currents = rng.integers(-h, 2 * h, size=(T, 40))
+    currents[:, ::2] = h - whole + rng.integers(0, 2, size=(T, 20))  # at the integer, or one above, after every reset
+    currents[0, 1::4] = 1 - whole  # a rest that halves down to the finest fraction
+    currents[1:-1, 1::4] = -whole
+    currents[-1, 1::4] = h - whole  # and meets the threshold with it in the last step
+    wanted, found = exact_and_integer(currents.tolist(), whole, h, h + Fraction(grid(T)))
+    assert wanted == found
 
 
-def test_a_neuron_that_fires_on_greater_needs_no_rule() -> None:
-    lif = ir.LIF(name="p", decay=0.5, gain=0.5, threshold=1.0, strict=True)
-    assert tie_rules(lif, 4) == ("none",)
+def test_the_grid_halves_with_every_step_until_v_has_no_more_fractional_bits() -> None:
+    assert [grid(T) for T in (1, 2, 4, 7, 8, 20)] == [1, 1 / 2, 1 / 8, 1 / 64, 1 / 64, 1 / 64]
+
+
+def test_the_largest_bias_fits_thirteen_bits_with_its_sign() -> None:
+    layer = ir.Linear(name="l", origin="head (Linear)", weight=np.zeros((1, 1)), bias=np.zeros(1))
+    check_range(np.array([-LOIHI2.bias_room, LOIHI2.bias_room]), 13, "bias", layer)
+    for value in (4096, -4096):
+        with pytest.raises(
+            QuantizeError, match=rf"^head \(Linear\): bias out of range, found {value} to {value}, limit"
+        ):
+            check_range(np.array([value]), 13, "bias", layer)
 
 
 @given(SEEDS, st.integers(0, 2), st.integers(-3, 0))

@@ -48,7 +48,7 @@ def test_all_integers_are_proved_and_in_range(graph: Graph) -> None:
     assert render(graph) == text
     check_stage(integers)
     assert check_parameters(graph, integers, scales) > 0
-    check_neurons(integers, scales)
+    check_neurons(graph, integers, scales)
     assert [s.population for s in scales] == [n.name for n in graph if isinstance(n, ir.LIF | ir.Readout)]
     for node in integers:
         if isinstance(node, fixed.Synapse):
@@ -73,7 +73,7 @@ def test_the_profile_cpu_is_proved_as_well() -> None:
     graph = spiking_graph(4, depth=3, skips=((0, 2),))
     integers, scales = quantised(graph, CPU)
     assert check_parameters(graph, integers, scales) > 0
-    assert all(check.mismatches == 0 for check in check_neurons(integers, scales))
+    assert all(check.mismatches == 0 for check in check_neurons(graph, integers, scales))
 
 
 def test_graded_sequence_inputs_were_taken_as_if_their_step_were_one() -> None:
@@ -100,9 +100,9 @@ def test_a_read_out_of_a_graded_sequence_forgot_its_step() -> None:
 def test_strict_neurons_get_no_tie_rule() -> None:
     graph = spiking_graph(6, strict=True)
     integers, scales = quantised(graph)
-    assert {s.tie for s in scales} == {"none"}
+    assert {s.tie for s in scales} == {0.0}
     assert check_parameters(graph, integers, scales) > 0
-    assert all(check.mismatches == 0 for check in check_neurons(integers, scales))
+    assert all(check.mismatches == 0 for check in check_neurons(graph, integers, scales))
 
 
 @pytest.mark.parametrize("T", [1, 2, 4, 6, 8])
@@ -113,9 +113,8 @@ def test_thresholds_are_exact_at_any_length_of_the_window(T: int) -> None:
         node, real = integers[scale.population], graph[scale.population]
         assert isinstance(node, fixed.FixedLIF)
         assert isinstance(real, ir.LIF)
-        theta = (node.threshold_mant + (scale.tie == "shift")) / 2**scale.lift
-        assert theta == round(theta)
-        assert theta == pytest.approx(real.threshold / real.gain * scale.scale, rel=1e-12)
+        assert scale.tie == 2.0 ** -min(T - 1, 6)
+        assert node.threshold_mant + scale.tie == pytest.approx(real.threshold / real.gain * scale.scale, rel=1e-12)
 
 
 def test_threshold_and_gain_together_are_one_number() -> None:
@@ -152,26 +151,31 @@ def test_fewer_weight_bits_use_the_smaller_grid() -> None:
         assert signed_core_grid(max_bits=4, bits=4, sign_mode=node.sign_mode).contains(node.weight_mant)
 
 
-def test_the_shift_rule_failed_the_conversion_where_the_offset_rule_fits() -> None:
-    """Weights far above the threshold need an exponent, which leaves no room to lift by T - 1 = 5 bits."""
+def test_weights_far_above_the_threshold_get_an_exponent() -> None:
     graph = spiking_graph(12, T=6, depth=2)
     layer = graph["c1"]
     assert isinstance(layer, ir.Conv2d)
     graph = swap(graph, replace(layer, weight=layer.weight * 60))
     integers, scales = quantised(graph)
-    assert next(s for s in scales if s.population == "p1").tie == "offset"
+    synapse = integers["c1"]
+    assert isinstance(synapse, fixed.Synapse)
+    assert 0 < synapse.weight_exp <= 7
     check_parameters(graph, integers, scales)
-    check_neurons(integers, scales)
+    check_neurons(graph, integers, scales)
 
 
 def test_a_population_with_tiny_weights_broke_the_check_of_its_neurons() -> None:
     graph = spiking_graph(13, T=1, depth=2)
     layer = graph["c1"]
     assert isinstance(layer, ir.Conv2d)
-    graph = swap(graph, replace(layer, weight=layer.weight * 1e-4, bias=layer.bias * 1e-4))
+    node = graph["p1"]
+    assert isinstance(node, ir.LIF)
+    graph = swap(graph, replace(layer, weight=layer.weight * 1e-4, bias=layer.bias * 0))
+    graph = swap(graph, replace(node, threshold=0.7, gain=0.3))
     for target in (LOIHI2, CPU):
         integers, scales = quantised(graph, target)
-        assert all(check.mismatches == 0 and check.ties for check in check_neurons(integers, scales))
+        assert check_parameters(graph, integers, scales) > 0
+        assert all(check.mismatches == 0 and check.ties for check in check_neurons(graph, integers, scales))
 
 
 def test_reset_by_subtraction_is_refused_by_name() -> None:
