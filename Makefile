@@ -23,7 +23,7 @@ $(CORE)/.complete: requirements/core.txt requirements/dev.txt pyproject.toml
 	touch $@
 
 $(LAVA)/.complete: $(CORE)/.complete deploy/requirements-lava.txt
-	$(RUN) -m avsnn lava install --folder $(LAVA)
+	$(RUN) -m avsnn lava install --path $(LAVA)
 	touch $@
 
 # The judge: ground truth that Intel ships inside the lava-dl wheel, read as a zip, never installed.

@@ -143,7 +143,7 @@ def loop(graph: Graph, given: dict[str, Array]) -> dict[str, Array]:
                 name = node.name
                 if isinstance(node, fixed.HeldCurrent):
                     bias = np.repeat(node.bias, 36)
-                    now[name] = ((wires[name] @ now["image"] + bias + 2) // 4) * 2
+                    now[name] = (wires[name] @ now["image"] + bias + 2) // 4
                 elif isinstance(node, fixed.Synapse):
                     now[name] = wires[name] @ now[node.inputs[0]]
                 elif isinstance(node, fixed.FixedLIF):
