@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from avsnn.convert import staging
 from avsnn.convert.ir import storage, text
 from avsnn.convert.ir.graph import STAGES, Graph
 from avsnn.errors import InputError
@@ -85,6 +84,9 @@ class Bundle:
         if manifest.get("format") != FORMAT:
             raise InputError("unknown bundle format", where=str(folder), found=manifest.get("format"), limit=FORMAT)
         _check_files(folder, files)
+        absent = [name for name in ("verification.json", "graphs/scheduled.json") if name not in files]
+        if absent:
+            raise InputError("manifest leaves out what every bundle has", where=str(folder), found=", ".join(absent))
         graphs = {s: storage.load(folder / "graphs" / s) for s in STAGES if f"graphs/{s}.json" in files}
         record = json.loads((folder / "verification.json").read_text(encoding="utf-8"))
         return Bundle(graphs=graphs, meta=meta, record=record, folder=folder)
@@ -109,59 +111,22 @@ def _check_files(folder: Path, files: Mapping[str, str]) -> None:
             raise InputError("file of the bundle was changed", where=str(folder), found=name, remedy="convert again")
 
 
-@contextmanager
-def staged(out: str | Path, *, force: bool = False) -> Iterator[Path]:
+def staged(out: str | Path, *, force: bool = False) -> AbstractContextManager[Path]:
     """A folder beside ``out`` that becomes ``out`` if the block ends well and vanishes if it does not.
 
     Raises:
-        InputError: ``out`` exists (and not ``force``, or is not a bundle), or its parent cannot be written.
+        InputError: ``out`` exists (and not ``force``, or is not a bundle), or it cannot be written.
     """
-    out = Path(out)
-    if out.exists() or out.is_symlink():
-        if not force:
-            raise InputError("output exists", where=str(out), remedy="choose another --out, or --force to replace it")
-        if out.is_symlink() or not (out.is_dir() and (not any(out.iterdir()) or (out / MANIFEST).is_file())):
-            raise InputError("refusing to replace what is not a bundle", where=str(out), remedy="choose another --out")
-    work = out.parent / f".{out.name}.partial-{os.getpid()}"
+    return staging.staged(out, replaceable=_is_bundle if force else None)
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Whether a conversion wrote it: other programs call their files manifest.json, too."""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(out)
-        work.mkdir()
-    except OSError as error:
-        raise InputError(f"cannot write here ({error.strerror})", where=str(out.parent)) from None
-    try:
-        yield work
-        _replace(work, out)
-    except OSError as error:
-        raise InputError(f"cannot write the bundle ({error.strerror or error})", where=str(out)) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _replace(work: Path, out: Path) -> None:
-    old = out.parent / f".{out.name}.old-{os.getpid()}"
-    if out.exists():
-        out.rename(old)
-    try:
-        work.rename(out)
-    except OSError:
-        if old.exists():
-            old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sweep(out: Path) -> None:
-    """Remove what killed runs left beside ``out``, and put back a bundle that one of them was replacing."""
-    for kind in ("old", "partial"):
-        for left in out.parent.glob(f".{out.name}.{kind}-*"):
-            pid = left.name.rpartition("-")[2]
-            if not pid.isdigit() or Path(f"/proc/{pid}").exists():
-                continue
-            if kind == "old" and not out.exists():
-                left.rename(out)
-            else:
-                shutil.rmtree(left, ignore_errors=True)
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and {"format", "meta", "files"} <= set(manifest)
 
 
 def write_json(path: Path, value: object) -> None:

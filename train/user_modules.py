@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import pickle
 import sys
 from pathlib import Path
 
@@ -30,18 +29,32 @@ def load_module(factory: str, weights: str | Path) -> nn.Module:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        make = getattr(importlib.import_module(place), name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"cannot import ({error})", where="--module", found=factory) from None
-    module = make()
+        module = getattr(importlib.import_module(place), name)()
+    except Exception as error:  # the user's code can fail in any way
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"the factory cannot be called ({reason})", where="--module", found=factory) from error
     if not isinstance(module, nn.Module):
         raise InputError("factory returns no nn.Module", where="--module", found=type(module).__name__)
+    _load_state(module, str(weights))
+    return module
+
+
+def _load_state(module: nn.Module, weights: str) -> None:
+    """Fill the module; nothing in the file runs."""
+    remedy = "write it with torch.save(module.state_dict(), ...)"
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError("no such file", where=weights) from None
+    except Exception as error:  # whatever a damaged file provokes in the reader
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"not a state dict that can be read safely ({reason})", where=weights, remedy=remedy
+        ) from None
+    try:
         module.load_state_dict(state)
-    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, TypeError, AttributeError, KeyError) as error:
-        raise CheckpointError(f"not a state dict for this module ({error})", where=str(weights)) from None
+    except (RuntimeError, TypeError, AttributeError, KeyError) as error:
+        raise CheckpointError(f"not a state dict for this module ({error})", where=weights, remedy=remedy) from None
     for name, tensor in module.state_dict().items():
         if not torch.isfinite(tensor).all():
-            raise CheckpointError("weights hold NaN or infinity", where=f"{weights}: {name}")
-    return module
+            raise CheckpointError("weights hold NaN or infinity", where=f"{weights}: {name}", remedy="train again")

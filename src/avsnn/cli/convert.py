@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from avsnn.cli.inputs import Labelled, labelled, load_source
+from avsnn.cli.inputs import Labelled, check_count, check_samples, labelled, load_source
 from avsnn.cli.progress import steps
 from avsnn.convert.bundle import Bundle, seal, staged, write_json
 from avsnn.convert.ir.fixed_interpreter import to_integers
+from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret
-from avsnn.convert.pipeline import Progress, batches, convert
+from avsnn.convert.ir.storage import unpack
+from avsnn.convert.pipeline import Inputs, Progress, batches, convert
 from avsnn.deploy.backends.cpu import simulate
 from avsnn.deploy.capability import capabilities
 from avsnn.deploy.executions import Executions, execute_all
@@ -63,15 +65,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert, execute, report."""
+    check_count("--samples", args.samples)
+    check_count("--timeout", args.timeout)
+    check_count("--timesteps", args.timesteps)
+    if args.seed < 0:
+        raise InputError("must not be negative", where="--seed", found=args.seed)
+    if args.timesteps is not None and args.module is None:
+        raise InputError("a checkpoint has its own steps", where="--timesteps", remedy="leave it out")
     profile = load_profile(args.target)
     priced = [load_profile(name) for name in args.profiles.split(",") if name]
-    if args.samples < 1:
-        raise InputError("samples must be positive", where="--samples", found=args.samples)
     use_lava = _use_lava(args.backend, profile.id)
     with staged(args.out, force=args.force) as folder, steps(quiet=args.json) as progress:
         start = time.perf_counter()
         source, calibration, name = load_source(args.model, args.module, args.calibration)
         data = labelled(args.data or name)
+        if args.module is None:  # else the inputs are not known before the module is traced
+            traced = unpack(source.graph_meta, source.graph_arrays, where=args.model)
+            _check(traced, data, calibration, args)
         bundle = convert(
             source,
             calibration,
@@ -82,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             progress=progress,
         )
+        if args.module is not None:
+            _check(bundle.graph("traced"), data, calibration, args)
         bundle.write(folder)
         done = _execute(bundle, folder, data, args.samples, use_lava, args.timeout, progress)
         progress("accuracy")
@@ -106,8 +118,16 @@ def run(args: argparse.Namespace) -> int:
         write_json(folder / "report.json", report)
         write_json(folder / "timing.json", timing)
         seal(folder, bundle.meta)
-    _show(args, report, timing, use_lava)
+    _show(args, report, timing, use_lava, args.data or name)
     return 0
+
+
+def _check(graph: Graph, data: Labelled | None, calibration: Inputs | None, args: argparse.Namespace) -> None:
+    """Samples against the network, before hours of work on it."""
+    if calibration is not None:
+        check_samples(graph, calibration, None, args.calibration)
+    if data is not None:
+        check_samples(graph, data.inputs, data.labels, args.data or data.name)
 
 
 def _use_lava(backend: str | None, target: str) -> bool:
@@ -154,7 +174,9 @@ def _accuracy(bundle: Bundle, data: Labelled) -> dict[str, Any]:
     return accuracy_table(data.labels, answers, data=data.name)
 
 
-def _show(args: argparse.Namespace, report: dict[str, Any], timing: dict[str, float], use_lava: bool) -> None:
+def _show(
+    args: argparse.Namespace, report: dict[str, Any], timing: dict[str, float], use_lava: bool, data: str | None
+) -> None:
     if args.json:
         print(json.dumps(report | {"out": args.out, "timing": timing}, indent=1, sort_keys=True))
         return
@@ -162,4 +184,5 @@ def _show(args: argparse.Namespace, report: dict[str, Any], timing: dict[str, fl
     render_report(report, timing, console)
     if not use_lava and report["meta"]["target"] not in NO_LAVA:
         console.print("Not run in Lava (--backend cpu): the lava/ export is written, but unproved.")
-    console.print(f"\nWritten to {args.out}; run it with: avsnn-run {args.out} --data avdigits")
+    command = f"avsnn-run {args.out} --data {data or 'FILE.npz'}"
+    console.print(f"\nWritten to {args.out}; run it with: {command}", soft_wrap=True, markup=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from avsnn.convert.ir.fixed_interpreter import to_integers
 from avsnn.convert.ir.fixed_nodes import FixedInput
 from avsnn.convert.ir.graph import Graph
+from avsnn.convert.ir.interpreter import check_input
 from avsnn.convert.ir.node import Array
+from avsnn.convert.ir.nodes import Input
 from avsnn.errors import InputError
 
 EMBEDDED = ("avdigits",)
+UNREADABLE = (ValueError, OSError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,20 +57,81 @@ def labelled(name: str | None) -> Labelled | None:
         return Labelled(name="avdigits (frozen test set)", inputs=pairs.inputs(), labels=pairs.label)
     arrays = load_npz(name)
     if "label" not in arrays:
-        raise InputError("no array 'label'", where=name, found=", ".join(arrays))
-    labels = arrays.pop("label").astype(np.int64)
-    return Labelled(name=Path(name).name, inputs=as_values(arrays), labels=labels)
+        remedy = "add it: one class number per sample"
+        raise InputError("no array 'label'", where=name, found=", ".join(arrays) or "nothing", remedy=remedy)
+    labels = arrays.pop("label")
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        remedy = "give one class number per sample"
+        found = f"{labels.dtype} {labels.shape}"
+        raise InputError("labels must be a row of integers", where=f"{name}: label", found=found, remedy=remedy)
+    return Labelled(name=Path(name).name, inputs=as_values(arrays), labels=labels.astype(np.int64))
+
+
+def check_samples(graph: Graph, inputs: Mapping[str, Array], labels: Array | None, where: str) -> None:
+    """Look at every sample before any is run.
+
+    Args:
+        graph: of any stage.
+        inputs: by name.
+        labels: (B,), or None if there are none.
+        where: file or option that they came from, for messages.
+
+    Raises:
+        InputError: an array that the network does not know, lacks, or cannot take; counts or labels that do not fit.
+    """
+    nodes = [node for node in graph if isinstance(node, Input | FixedInput)]
+    known = ", ".join(node.name for node in nodes)
+    if unknown := sorted(set(inputs) - {node.name for node in nodes}):
+        remedy = "name the arrays as the network's inputs"
+        raise InputError("no such input", where=where, found=", ".join(unknown), limit=known, remedy=remedy)
+    try:
+        to_integers(graph, inputs)
+        for source in graph.of(Input):
+            check_input(source, inputs, graph.timesteps)
+    except InputError as error:
+        remedy = error.remedy or f"the network takes {known}"
+        place = f"{where}: {error.where}"
+        raise InputError(error.what, where=place, found=error.found, limit=error.limit, remedy=remedy) from None
+    counts = {} if labels is None else {"label": len(labels)}
+    for node in nodes:
+        counts[node.name] = np.shape(inputs[node.name])[0 if node.coding == "direct" else 1]
+    if len(set(counts.values())) > 1 or 0 in counts.values():
+        listed = ", ".join(f"{count} of {name}" for name, count in counts.items())
+        raise InputError("numbers of samples do not fit", where=where, found=listed, limit="1 or more, all the same")
+    classes = graph[graph.outputs[0]].shape[0]
+    if labels is not None and not (labels.min() >= 0 and labels.max() < classes):
+        span = f"{labels.min()} to {labels.max()}"
+        raise InputError("label of no class", where=f"{where}: label", found=span, limit=f"0 to {classes - 1}")
+
+
+def check_count(option: str, value: float | None) -> None:
+    """Refuse what is not above zero.
+
+    Raises:
+        InputError: naming the option.
+    """
+    if value is not None and not value > 0:  # NaN, too
+        raise InputError("must be above zero", where=option, found=value, remedy=f"leave {option} out or raise it")
 
 
 def load_npz(name: str) -> dict[str, Array]:
     """Arrays of an .npz file; pickles in it are refused."""
     if not Path(name).is_file():
         raise InputError("no such file or data set", where=name, limit=", ".join((*EMBEDDED, "FILE.npz")))
+    remedy = "write it with numpy.savez"
     try:
+        with zipfile.ZipFile(name):  # np.load takes other files as well
+            pass
         with np.load(name, allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"not an .npz of plain arrays ({error})", where=name) from None
+            arrays = {key: file[key] for key in file.files}
+    except (*UNREADABLE, MemoryError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"not an .npz of plain arrays ({reason})", where=name, remedy=remedy) from None
+    for key, array in arrays.items():
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+            found = getattr(array, "dtype", "no array")
+            raise InputError("not an array of numbers", where=f"{name}: {key}", found=found, remedy=remedy)
+    return arrays
 
 
 def as_values(arrays: Mapping[str, Array]) -> dict[str, Array]:
@@ -75,6 +142,8 @@ def as_values(arrays: Mapping[str, Array]) -> dict[str, Array]:
 def load_source(model: str, factory: str | None, calibration: str | None) -> tuple[Any, Any, str | None]:
     """(what `convert` takes, calibration inputs or None, name of the data that the checkpoint was trained on)."""
     given = as_values(load_npz(calibration)) if calibration else None
+    if given is not None:
+        given.pop("label", None)  # of training data that `avsnn data make` wrote
     if factory is None:
         from avsnn.train.checkpoints import load
 

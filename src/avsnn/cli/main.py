@@ -8,21 +8,35 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import math
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType, ModuleType
 
 from avsnn import __version__
 from avsnn.errors import AvsnnError
 
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+INTERRUPTED = 130
+ONCE_S = 10.0  # seconds for which a second Ctrl-C is ignored, so that the first one can clean up
 COMMANDS = ("train", "convert", "run", "report", "data", "lava", "profiles")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """``avsnn COMMAND ...``."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
+    with _ending_once():
+        return _guarded(list(sys.argv[1:] if argv is None else argv))
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser; only the command that ``arguments`` name is imported, as all of them take seconds."""
     parser = argparse.ArgumentParser(
         prog="avsnn",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -33,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     chosen = arguments[0] if arguments and arguments[0] in COMMANDS else None
     for name in COMMANDS:
-        module = _module(name) if name == chosen else None  # importing all of them would import torch for --help
+        module = _module(name) if name == chosen else None
         sub = commands.add_parser(
             name,
             help=_HELP[name],
@@ -42,8 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         if module:
             module.configure(sub)
-    args = parser.parse_args(arguments)
-    return _run(_module(args.command), args)
+    return parser
 
 
 def train() -> int:
@@ -81,30 +94,52 @@ def _module(name: str) -> ModuleType:
     return importlib.import_module(f"avsnn.cli.{name}")
 
 
-def _run(module: ModuleType, args: argparse.Namespace) -> int:
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
-    signal.signal(signal.SIGTERM, _terminate)
+def _guarded(arguments: Sequence[str]) -> int:
+    """Carry out the command; whatever goes wrong becomes a line and an exit code."""
     try:
-        code: int = module.run(args)
+        args = _parser(arguments).parse_args(arguments)
+        code: int = _module(args.command).run(args)
         sys.stdout.flush()
         return code
     except AvsnnError as error:
-        print(f"avsnn: {error}", file=sys.stderr)
-        return error.exit_code
+        return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        print("avsnn: interrupted", file=sys.stderr)
-        return 130
+        return _fail("interrupted", INTERRUPTED)
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # a full disk, a folder that vanished: not ours, but the user must know which file
-        print(f"avsnn: {error.filename or 'file system'}: {error.strerror or error}", file=sys.stderr)
-        return 2
+        return _fail(f"{error.filename or 'file system'}: {error.strerror or error}", 2)
     except MemoryError:
-        print("avsnn: out of memory; use fewer samples", file=sys.stderr)
-        return 2
+        return _fail("out of memory; use fewer samples", 2)
+    except Exception:  # a mistake of ours must not look like a verification that failed
+        traceback.print_exc()
+        return _fail("this is a bug; please report it with the lines above", 2)
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    """SIGTERM ends like Ctrl-C, so that temporary folders and child processes go too."""
-    raise KeyboardInterrupt
+def _fail(message: str, code: int) -> int:
+    print(f"avsnn: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+@contextmanager
+def _ending_once() -> Iterator[None]:
+    """SIGTERM and a closed terminal end like Ctrl-C, so that temporary folders and child processes go too."""
+    last = -math.inf
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal last
+        if time.monotonic() - last > ONCE_S:
+            last = time.monotonic()
+            raise KeyboardInterrupt
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in ENDINGS:
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                before[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -27,10 +28,17 @@ def run(args: argparse.Namespace) -> int:
     Bundle.load(folder)  # checks every file against the manifest
     if not (folder / "report.json").is_file():
         raise InputError("bundle has no report", where=args.bundle, remedy="avsnn-convert writes one")
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    report = _read(folder / "report.json")
     if args.json:
         print(json.dumps(report, indent=1, sort_keys=True))
         return 0
-    timing = json.loads((folder / "timing.json").read_text(encoding="utf-8"))
-    render_report(report, timing, Console(width=None if sys.stdout.isatty() else 140))
+    render_report(report, _read(folder / "timing.json"), Console(width=None if sys.stdout.isatty() else 140))
     return 0
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # timing.json is not under the manifest
+        raise InputError(f"cannot be read ({error})", where=str(path), remedy="convert again") from None
+    return dict(value)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from avsnn.archive import write
-from avsnn.cli.inputs import labelled, load_npz
+from avsnn.cli.inputs import EMBEDDED, as_values, check_count, check_samples, labelled, load_npz
 from avsnn.convert.bundle import Bundle
 from avsnn.convert.ir.node import Array
 from avsnn.convert.pipeline import batches
@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     """Run and print."""
     if args.out and Path(args.out).exists() and not args.force:
         raise InputError("output exists", where=args.out, remedy="choose another --out, or --force to replace it")
+    check_count("--samples", args.samples)
+    check_count("--timeout", args.timeout)
     bundle = Bundle.load(args.bundle)
     inputs, labels = _samples(args, bundle)
     record = args.record if args.record == "all" else [name for name in args.record.split(",") if name]
@@ -63,17 +65,16 @@ def run(args: argparse.Namespace) -> int:
 def _samples(args: argparse.Namespace, bundle: Bundle) -> tuple[dict[str, Array], Array | None]:
     """Inputs, cut to the samples wanted, and labels if there are any."""
     graph = bundle.graph("scheduled")
-    unlabelled = Path(args.data).suffix == ".npz" and "label" not in load_npz(args.data)
-    if unlabelled:
-        inputs, labels = load_npz(args.data), None
-    else:
+    labels: Array | None = None
+    if args.data in EMBEDDED or "label" in (arrays := load_npz(args.data)):
         found = labelled(args.data)
         assert found is not None
         inputs, labels = dict(found.inputs), found.labels
+    else:
+        inputs = as_values(arrays)
+    check_samples(graph, inputs, labels, args.data)
     if args.samples is None:
         return inputs, labels
-    if args.samples < 1:
-        raise InputError("samples must be positive", where="--samples", found=args.samples)
     index = np.arange(args.samples) if labels is None else labels
     part, cut = next(batches(graph, inputs, index, args.samples))
     return part, None if labels is None else cut
