@@ -57,6 +57,9 @@ test-all: setup ## core tests on every Python from 3.10 to 3.13 that is here
 		.venv-$$v/bin/python -m pytest -q -m "not lava" || exit 1; \
 	done
 
+train-tiny: setup ## train examples/models/avdigits-tiny.pt again, and each modality alone (about 20 minutes)
+	OMP_NUM_THREADS=1 $(RUN) examples/models/train_tiny.py
+
 golden: setup ## rewrite the golden files after a wanted change
 	$(RUN) -m pytest -q tests --update-golden
 

@@ -163,8 +163,10 @@ def run_in_lava(
     from avsnn.deploy.exports.lava import write_lava
 
     with tempfile.TemporaryDirectory(prefix="avsnn-") as scratch, LavaWorker(timeout_s=timeout_s) as worker:
-        folder = Path(scratch) / "lava" if bundle.folder is None else bundle.folder / "lava"
-        if bundle.folder is None:
+        folder = Path(scratch) / "lava"
+        if bundle.folder is not None and (bundle.folder / "lava").is_dir():
+            folder = bundle.folder / "lava"
+        else:
             write_lava(graph, folder)
         done = worker.run(folder, integers)
     return done.activity, done.seconds

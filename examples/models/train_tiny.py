@@ -2,8 +2,8 @@
 
     python examples/models/train_tiny.py --out runs/tiny --target examples/models/avdigits-tiny.pt
 
-About 20 minutes on one free core. Stop it at any time; the same command goes on after the last finished epoch. The three
-networks have trunks of the same size and are trained alike; test pairs are drawn once, at the end, for all three.
+About 20 minutes on one free core. Stop it at any time: the same command goes on after the last finished epoch. The
+three networks have trunks of the same size and are trained alike; test pairs are drawn once, at the end, for all three.
 """
 
 from __future__ import annotations
