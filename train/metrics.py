@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,50 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from avsnn.errors import InputError
 from avsnn.train.neurons import LIF
-
-Z95 = 1.959963984540054
-"""Two-sided 95 % point of the normal distribution."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Proportion:
-    """``correct`` out of ``count`` samples."""
-
-    correct: int
-    count: int
-
-    @property
-    def value(self) -> float:
-        """``correct / count``."""
-        return self.correct / self.count
-
-    def interval(self, z: float = Z95) -> tuple[float, float]:
-        """Return Wilson's score interval (Wilson, 1927, JASA 22), 95 % by default.
-
-        ``(p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)``
-
-        >>> [round(edge, 4) for edge in Proportion(correct=90, count=100).interval()]
-        [0.8256, 0.9448]
-        """
-        n, p = self.count, self.value
-        centre = p + z * z / (2 * n)
-        half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        scale = 1 + z * z / n
-        return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
-
-    def __str__(self) -> str:
-        low, high = self.interval()
-        return f"{self.value:.4f} ({self.correct} of {self.count}; 95 % interval {low:.4f} to {high:.4f})"
-
-    def record(self) -> dict[str, Any]:
-        """Return correct, count, accuracy and 95 % interval as JSON values."""
-        low, high = self.interval()
-        return {
-            "correct": self.correct,
-            "count": self.count,
-            "accuracy": round(self.value, 6),
-            "interval95": [round(low, 6), round(high, 6)],
-        }
+from avsnn.train.proportion import Proportion
 
 
 class SpikeRates:

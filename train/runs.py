@@ -23,9 +23,10 @@ from avsnn.errors import CheckpointError, InputError
 from avsnn.train import checkpoints
 from avsnn.train.data import avdigits, sources
 from avsnn.train.loop import Options, Row, Samples, Trainer
-from avsnn.train.metrics import Evaluation, Proportion, evaluate
+from avsnn.train.metrics import Evaluation, evaluate
 from avsnn.train.models.config import build_config, plain
 from avsnn.train.models.table import find_model, make_config
+from avsnn.train.proportion import Proportion
 
 DATA = ("avdigits",)
 CALIBRATION_PAIRS = 64

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from avsnn.errors import InputError
-from avsnn.train.metrics import Proportion, SpikeRates, evaluate
+from avsnn.train.metrics import SpikeRates, evaluate
 from avsnn.train.neurons import LIF
+from avsnn.train.proportion import Proportion
 
 
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))

@@ -12,7 +12,8 @@ from avsnn.convert.ir.storage import pack
 from avsnn.convert.tracer import trace
 from avsnn.train.checkpoints import Checkpoint, load
 from avsnn.train.data import avdigits
-from avsnn.train.metrics import Proportion, evaluate
+from avsnn.train.metrics import evaluate
+from avsnn.train.proportion import Proportion
 
 FILE = Path(__file__).parents[2] / "examples" / "models" / "avdigits-tiny.pt"
 
