@@ -80,7 +80,9 @@ def _check_neuron(
     node: fixed.FixedLIF, real: ir.LIF, scale: Scale, layers: list[ir.Conv2d | ir.Linear], quantised: Graph
 ) -> int:
     wanted = np.array(real.threshold / real.gain * scale.scale)
-    _near(node.name, "threshold", node.threshold_mant + np.array(scale.tie), wanted, SLACK)
+    _near(
+        node.name, "threshold", node.threshold_mant + np.array(scale.tie), wanted, SLACK + 8 * np.spacing(float(wanted))
+    )
     _near(node.name, "decay", np.array(node.decay_v), np.array(4096 * (1 - real.decay)), 1.0)
     if isinstance(quantised[node.inputs[0]], fixed.HeldCurrent):
         _near(node.name, "bias", node.bias_mant, np.zeros(1), 1.0)  # the host has added it to the current
@@ -162,8 +164,9 @@ def _against_fractions(
     chosen = biases[rng.integers(len(biases), size=SEQUENCES)]
     whole = (chosen >> fixed.ACTIVATION_SHIFT).astype(object)
     room = (1 << (node.state_bits - 1 - fixed.ACTIVATION_SHIFT)) - 1
-    high = min(2 * node.threshold_mant + 1, room)
-    low = -min(node.threshold_mant, max(0, room // T - int(np.abs(whole).max()) - 1))
+    span = int(np.abs(whole).max())  # a current must be able to make up for the bias
+    high = min(2 * node.threshold_mant + 1 + span, room)
+    low = -min(node.threshold_mant + span, max(0, room // T - span - 1))
     exact = np.zeros(SEQUENCES, dtype=object)  # membrane times FINE 4096^t
     u = v = np.zeros((SEQUENCES, 1), dtype=np.int64)
     differs, tied = np.zeros(SEQUENCES, dtype=bool), np.zeros(SEQUENCES, dtype=bool)

@@ -63,6 +63,8 @@ def trace(
     if walker.problems:
         listed = "".join(f"\n  {problem}" for problem in walker.problems)
         raise TraceError(f"{len(walker.problems)} operations have no rule:{listed}", where=type(module).__name__)
+    if walker.refusal:
+        raise walker.refusal
     return Graph(nodes=tuple(walker.built), outputs=walker.outputs, timesteps=T, stage="traced")
 
 
@@ -131,6 +133,7 @@ class _Walker(fx.Interpreter):
         self.built: list[Node] = []
         self.outputs: tuple[str, ...] = ()
         self.problems: list[str] = []
+        self.refusal: TraceError | None = None
         self.names: dict[fx.Node, str] = {}
         self.lead: dict[fx.Node, int] = {}
         self.calls: dict[str, int] = {}
@@ -141,13 +144,22 @@ class _Walker(fx.Interpreter):
         if n.op == "placeholder":
             self._input(n, result)
         elif n.op == "output":
-            source = n.args[0]
-            if not isinstance(source, fx.Node):
-                raise TraceError("forward must return one tensor", where=type(self.owner).__name__, found=source)
-            self.outputs = (self.names[source],)
+            self._output(n.args[0])
         else:
             self._operation(n, result)
         return result
+
+    def _output(self, source: object) -> None:
+        """Remember the answer, or why there is none: raised here, torch would add its own lines to the message."""
+        owner = type(self.owner).__name__
+        if not isinstance(source, fx.Node):
+            self.refusal = TraceError("forward must return one tensor", where=owner, found=source)
+        elif self.lead.get(source) == 2:
+            what = "forward returns an answer at every step"
+            remedy = "end it with a mean over time, .mean(0)"
+            self.refusal = TraceError(what, where=owner, found=self.names[source], remedy=remedy)
+        else:
+            self.outputs = (self.names[source],)
 
     def _input(self, n: fx.Node, result: torch.Tensor) -> None:
         spec = self.spec[str(n.target)]

@@ -220,14 +220,19 @@ def test_a_killed_run_leaves_the_old_bundle_and_the_next_run_sweeps_up(tmp_path:
     assert Bundle.load(out).meta["seed"] == 1
 
 
-def test_a_run_that_is_still_going_is_not_swept_away(tmp_path: Path) -> None:
-    with staged(tmp_path / "b") as first:
+def write_while_another_runs(out: Path) -> None:
+    with staged(out) as first:
         (first / "half").write_text("half")
-        subprocess.run([sys.executable, "-c", WRITES, str(tmp_path / "c")], check=True)
-        subprocess.run([sys.executable, "-c", WRITES, str(tmp_path / "b")], check=True)
+        for name in ("another", out.name):
+            subprocess.run([sys.executable, "-c", WRITES, str(out.with_name(name))], check=True)
         assert (first / "half").is_file()
-        (tmp_path / "b" / "x").unlink()
-    assert names(tmp_path) == ["b", "c"]
+
+
+def test_a_run_that_is_still_going_is_not_swept_away_and_the_faster_one_wins(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="b: output exists"):
+        write_while_another_runs(tmp_path / "b")
+    assert names(tmp_path) == ["another", "b"]
+    assert names(tmp_path / "b") == ["x"]
 
 
 def test_json_without_nan_and_in_one_order(tmp_path: Path) -> None:

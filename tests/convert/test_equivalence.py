@@ -130,7 +130,6 @@ def test_controls_that_are_noticed_are_listed() -> None:
 
     check = eq.compare("n", "d", expected, run(graph), exact=False)
     spoiled = eq.negated_row(graph)
-    assert next(iter(spoiled)).startswith("c0: weights of output")
     assert eq.with_controls(check, expected, run, spoiled, exact=False).controls == tuple(spoiled)
 
 

@@ -20,7 +20,7 @@ from avsnn.convert.ir.text import render
 from avsnn.convert.passes.fold_backward import fold_backward
 from avsnn.convert.passes.quantise import Scale, quantise
 from avsnn.convert.passes.schedule import Balance, schedule
-from avsnn.errors import CapabilityError, InputError, VerifyError
+from avsnn.errors import InputError, TraceError, VerifyError
 from tests.strategies import Small, images, inputs_for, spiking_graph
 
 
@@ -124,7 +124,7 @@ class Timeless(Small):
 
 
 def test_a_network_without_a_mean_over_time_is_told_so() -> None:
-    with pytest.raises((CapabilityError, VerifyError), match=r"mean over time|answer: shapes differ"):
+    with pytest.raises(TraceError, match=r"^Timeless: forward returns an answer at every step.*mean over time"):
         pipeline.convert(Timeless(), images(0))
 
 
@@ -141,6 +141,31 @@ def test_a_norm_that_nothing_can_take_is_named() -> None:
     broken = replace(graph, nodes=(*nodes[:at], lonely, both, *nodes[at:]), stage="traced")
     with pytest.raises(VerifyError, match=r"^bn \(BatchNorm2d\): BatchNorm left in stage folded; it reads p0 \(LIF\)"):
         pipeline.convert(broken, calibration=inputs_for(graph, 0))
+
+
+# Networks that are odd, but not wrong: the planted mistakes of the proofs must not trip over them.
+
+
+@pytest.mark.parametrize("bias", [-50.0, 80.0])
+def test_a_dead_or_saturated_first_channel_stopped_the_conversion(bias: float) -> None:
+    module = Small(seed=3)
+    with torch.no_grad():
+        module.get_parameter("conv1.module.weight")[0] *= 4
+        module.get_parameter("bn1.module.bias")[0] = bias
+    assert pipeline.convert(module, images(0, 8)).record["checks"]
+
+
+def test_a_silent_source_of_a_skip_stopped_the_conversion() -> None:
+    graph = change(spiking_graph(1, depth=4, skips=((1, 3),)), "c1", lambda n: {"bias": n.bias - 200})
+    done = pipeline.convert(replace(graph, stage="traced"), calibration=inputs_for(graph, 1))
+    (check,) = (c for c in done.record["checks"] if c["name"] == "scheduled = quantised" and c["data"] == "calibration")
+    assert "p1" in check["silent"]
+    assert not any("delay" in noticed for noticed in check["controls_noticed"])
+
+
+def test_a_population_without_input_stopped_the_conversion() -> None:
+    graph = change(spiking_graph(1, depth=2), "c1", lambda n: {"weight": n.weight * 0, "bias": n.bias * 0})
+    assert pipeline.convert(replace(graph, stage="traced"), calibration=inputs_for(graph, 1)).record["checks"]
 
 
 # What the issue of every compiler is about: one step that is slightly wrong must stop the conversion, by name.

@@ -178,6 +178,19 @@ def test_a_population_with_tiny_weights_broke_the_check_of_its_neurons() -> None
         assert all(check.mismatches == 0 and check.ties for check in check_neurons(graph, integers, scales))
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_thresholds_of_the_wide_target_were_compared_more_finely_than_floats_are(seed: int) -> None:
+    graph = spiking_graph(seed, depth=2)
+    layer, node = graph["c1"], graph["p1"]
+    assert isinstance(layer, ir.Conv2d)
+    assert isinstance(node, ir.LIF)
+    graph = swap(graph, replace(layer, weight=layer.weight * 1e-5, bias=layer.bias * 0))
+    threshold, gain = np.random.default_rng(seed).uniform(0.3, 1, size=2).tolist()
+    graph = swap(graph, replace(node, threshold=threshold, gain=gain))
+    integers, scales = quantised(graph, CPU)
+    assert check_parameters(graph, integers, scales) > 0
+
+
 def test_reset_by_subtraction_is_refused_by_name() -> None:
     graph = spiking_graph(0)
     node = graph["p1"]

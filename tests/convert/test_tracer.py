@@ -220,6 +220,32 @@ def test_control_flow_on_data_raised_an_error_of_torch() -> None:
         trace(Branches(code=DirectCoding(2)), IMAGE)
 
 
+class Pair(Wrapped):
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.code(image).mean((3, 4)).mean(0)
+        return x, x
+
+
+class Timeless(Wrapped):
+    def forward(self, image: Tensor) -> Tensor:
+        answer: Tensor = self.code(image).mean((3, 4))
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (Pair, r"^Pair: forward must return one tensor, found \(mean_1, mean_1\)$"),
+        (Timeless, r"^Timeless: forward returns an answer at every step, found mean; .*\.mean\(0\)$"),
+    ],
+)
+def test_answers_that_are_not_one_vector_a_sample_are_refused_without_lines_of_torch(
+    module: type[Wrapped], message: str
+) -> None:
+    with pytest.raises(TraceError, match=message):
+        trace(module(code=DirectCoding(2)), IMAGE)
+
+
 class Sequence(Wrapped):
     def forward(self, events: Tensor, image: Tensor) -> Tensor:
         a = self.lif(self.conv(events) + self.conv2(self.code(image)))
