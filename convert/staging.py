@@ -47,6 +47,7 @@ def staged(out: str | Path, *, replaceable: Callable[[Path], bool] | None = None
         _sweep(out)
         with _locked(out.parent / f".{out.name}.partial-{secrets.token_hex(4)}") as work:
             yield work
+            _check(out, replaceable)  # another run may have been faster
             _place(work, out)
     except OSError as error:
         place = str(out) if error.filename is None or f".{out.name}.partial-" in str(error.filename) else error.filename

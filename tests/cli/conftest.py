@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from avsnn.cli.main import main
+from avsnn.deploy import lava_env
 from avsnn.train.checkpoints import save
 from avsnn.train.models import scmrl
 
@@ -127,3 +128,15 @@ def factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def _one_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """`--module` makes the current folder importable; not so for the tests after it."""
     monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+@pytest.fixture(scope="session")
+def _lava() -> str:
+    """What keeps Lava from running."""
+    return lava_env.doctor().missing
+
+
+@pytest.fixture(autouse=True)
+def _with_lava(request: pytest.FixtureRequest, _lava: str) -> None:
+    if request.node.get_closest_marker("lava") and _lava:
+        pytest.skip(f"no Lava interpreter: {_lava}")

@@ -141,6 +141,35 @@ def test_calibration_of_ones_own(avsnn: Command, checkpoint: Path, calibration: 
     assert (code, err) == (0, "")
 
 
+@pytest.mark.lava
+def test_convert_with_lava(avsnn: Command, checkpoint: Path, labelled: Path, tmp_path: Path) -> None:
+    code, text, err = avsnn("convert", checkpoint, "--out", tmp_path / "net", "--samples", "6", "--json")
+    assert (code, err) == (0, "")
+    report = json.loads(text)
+    rows = {check["name"]: check for check in report["executions"]}
+    assert set(rows) == {"CPU simulator = reference", "Lava = reference"}
+    for row in rows.values():
+        assert row["mismatches"] == 0
+        assert row["samples"] == 6
+        assert row["silent"] == []
+        assert row["controls_noticed"]
+    assert rows["Lava = reference"]["compared"] == rows["CPU simulator = reference"]["compared"] > 10_000
+    assert report["timing"]["Lava"] > 0
+
+    with np.load(labelled) as data:
+        np.savez(tmp_path / "few.npz", image=data["image"][:3], audio=data["audio"][:3])
+    answers = {}
+    for backend in ("cpu", "lava"):
+        path = tmp_path / f"{backend}.npz"
+        command = ["run", tmp_path / "net", "--data", tmp_path / "few.npz", "--backend", backend]
+        assert avsnn(*command, "--record", "all", "--out", path)[0] == 0
+        with np.load(path) as file:
+            answers[backend] = {name: file[name] for name in file.files if name != "meta.json"}
+    assert answers["cpu"].keys() == answers["lava"].keys()
+    for name, array in answers["cpu"].items():
+        np.testing.assert_array_equal(answers["lava"][name], array, err_msg=name)
+
+
 # Run
 
 
