@@ -37,10 +37,10 @@ demo: setup ## convert the shipped network, run it in Lava and on the simulator,
 	$(RUN) -m avsnn convert examples/models/avdigits-tiny.pt --target loihi2 --out build/demo --force
 
 test: setup ## every test that takes seconds
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q -m "not slow"
 
-test-slow: setup ## the tests that take minutes as well
-	$(RUN) -m pytest -q -m "slow or not slow"
+test-slow: setup ## the tests that take minutes
+	$(RUN) -m pytest -q -m slow
 
 check: setup ## style, types, import directions
 	$(RUN) -m ruff check .
@@ -48,13 +48,14 @@ check: setup ## style, types, import directions
 	$(RUN) -m mypy
 	$(CORE)/bin/lint-imports
 
-test-all: setup ## core tests on every Python from 3.10 to 3.13 that is here
+test-all: setup ## core tests on every Python from 3.10 to 3.13 that is here (on the path or under pyenv)
 	@for v in 3.10 3.11 3.12 3.13; do \
-		command -v python$$v >/dev/null && python$$v -c '' 2>/dev/null || { echo "python$$v: not here, skipped"; continue; }; \
-		echo "python$$v"; test -x .venv-$$v/bin/python || python$$v -m venv .venv-$$v || exit 1; \
+		for p in python$$v $$HOME/.pyenv/versions/$$v.*/bin/python; do $$p -c '' 2>/dev/null && break; done; \
+		$$p -c '' 2>/dev/null || { echo "python$$v: not here, skipped"; continue; }; \
+		echo "python$$v: $$p"; test -x .venv-$$v/bin/python || $$p -m venv .venv-$$v || exit 1; \
 		.venv-$$v/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/test.txt || exit 1; \
-		.venv-$$v/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e . || exit 1; \
-		.venv-$$v/bin/python -m pytest -q -m "not lava" || exit 1; \
+		.venv-$$v/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . || exit 1; \
+		.venv-$$v/bin/python -m pytest -q -m "not lava and not slow" || exit 1; \
 	done
 
 train-tiny: setup ## train examples/models/avdigits-tiny.pt again, and each modality alone (about 20 minutes)

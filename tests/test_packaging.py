@@ -13,8 +13,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("train", "convert", "deploy", "hw_profiles")
 
-pytestmark = pytest.mark.slow
-
 
 def copied(to: Path) -> Path:
     """The sources alone: building in the tree would leave build/ and egg-info behind."""
