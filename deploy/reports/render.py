@@ -79,7 +79,7 @@ def _populations(report: Mapping[str, Any]) -> RenderableType:
             f"{100 * row['rate']:.2f} %" if row["rate"] else "silent",
             f"{sum(row['compared'].values()):,}",
             str(row["mismatches"]),
-            f"{100 * row['v_max'] / row['state_limit']:.1f} %",
+            "saturated" if row["v_max"] >= row["state_limit"] else f"{100 * row['v_max'] / row['state_limit']:.1f} %",
             str(row["offset"]),
         )
     delays = report["delays"]
