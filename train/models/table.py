@@ -14,11 +14,20 @@ from avsnn.train.models.config import build_config, unknown_name
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """The configuration class of a model, its named presets, and the function from one to a module."""
+    """The configuration class of a model, its named presets, and the function from one to a module.
+
+    ``loss`` is the name in `avsnn.train.losses.LOSSES` that it is trained with unless another is asked for, or a
+    function from a configuration to that name.
+    """
 
     config: type[Any]
     presets: Mapping[str, Mapping[str, object]]
     build: Callable[[Any], nn.Module]
+    loss: str | Callable[[Any], str] = "cross_entropy"
+
+    def loss_of(self, config: Any) -> str:
+        """Return the name of the loss for ``config``."""
+        return self.loss if isinstance(self.loss, str) else self.loss(config)
 
 
 MODELS = {
