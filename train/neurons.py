@@ -1,8 +1,9 @@
 """Currents over time to spikes over time: the leaky integrate-and-fire neuron of the papers.
 
-One class with switches covers S-CMRL (tau 2, hard reset, ``>=``, membrane detached), SpikingJelly's LIF (the same
-with full gradients) and snnTorch's Leaky up to the moment of its reset (``strict=True, decay_input=False``). The walk
-through time, forward and backward, is written out by hand: a tape of T small operations is several times slower.
+One class with switches covers S-CMRL (tau 2, hard reset, ``>=``, ``surrogate="sigmoid", detach_membrane=True``),
+SpikingJelly's LIF (the same with ``atan`` and full gradients) and snnTorch's Leaky (``beta=0.95, strict=True,
+reset="subtract_delayed"``). The walk through time, forward and backward, is written out by hand: a tape of T small
+operations is several times slower.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from avsnn.errors import InputError
 from avsnn.train.surrogates import Surrogate, find_surrogate
 
-Reset = Literal["hard", "subtract"]
+Reset = Literal["hard", "subtract", "subtract_delayed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class _Cell:
     decay: float
     gain: float
     v_threshold: float
-    hard: bool
+    reset: Reset
     strict: bool
     surrogate: Surrogate
     alpha: float
@@ -36,6 +37,22 @@ class _Cell:
     def fires(self, u: Tensor) -> Tensor:
         return u > self.v_threshold if self.strict else u >= self.v_threshold
 
+    def carry(self, u: Tensor, fired: Tensor) -> Tensor:
+        """Return what the next potential starts from: decayed rest, minus the threshold if that is still owed."""
+        if self.reset == "subtract_delayed":
+            return u.mul(self.decay).sub_(fired, alpha=self.v_threshold)
+        return u.sub(fired.mul(u if self.reset == "hard" else self.v_threshold)).mul_(self.decay)
+
+    def carry_slope(self, u: Tensor, slope: Tensor) -> Tensor:
+        """Return the derivative of `carry` by ``u``, where ``slope`` is that of the spike."""
+        if self.reset == "hard":
+            kept = 1.0 - self.fires(u).to(u.dtype)
+            return (kept if self.detach_reset else kept.sub_(u * slope)).mul_(self.decay)
+        if self.detach_reset:
+            return torch.full_like(u, self.decay)
+        owed = self.v_threshold * (self.decay if self.reset == "subtract" else 1.0)
+        return slope.mul(-owed).add_(self.decay)
+
 
 class _Walk(torch.autograd.Function):
     """All steps of a LIF: keeps u of every step, from which spikes and slopes follow again."""
@@ -44,13 +61,13 @@ class _Walk(torch.autograd.Function):
     def forward(ctx: Any, currents: Tensor, cell: _Cell) -> Tensor:
         """(T, B, *) currents -> (T, B, *) spikes."""
         potentials, spikes = (torch.empty(currents.shape, dtype=currents.dtype, device=currents.device) for _ in "us")
-        rest: Tensor | None = None
+        carried: Tensor | None = None
         for current, u, fired in zip(currents, potentials, spikes, strict=True):  # views: what is written stays
             torch.mul(current, cell.gain, out=u)
-            if rest is not None:
-                u += rest.mul_(cell.decay)
+            if carried is not None:
+                u += carried
             fired.copy_(cell.fires(u))
-            rest = u - fired.mul(u if cell.hard else cell.v_threshold)
+            carried = cell.carry(u, fired)
         ctx.save_for_backward(potentials)
         ctx.cell = cell
         return spikes
@@ -65,50 +82,48 @@ class _Walk(torch.autograd.Function):
             u = potentials[step]
             slope = cell.surrogate.slope(u - cell.v_threshold, cell.alpha)
             by_u = grads[0][step] * slope
-            if later is not None:  # du[t + 1] / du[t] = decay * drest[t] / du[t]
-                by_u += _rest_slope(cell, u, slope).mul_(later).mul_(cell.decay)
+            if later is not None:
+                by_u += cell.carry_slope(u, slope).mul_(later)
             torch.mul(by_u, cell.gain, out=by_current[step])
             later = None if cell.detach_membrane else by_u
         return by_current, None
 
 
-def _rest_slope(cell: _Cell, u: Tensor, slope: Tensor) -> Tensor:
-    """Return the derivative of what is left after the reset by what was there before."""
-    if cell.hard:
-        kept = 1.0 - cell.fires(u).to(u.dtype)
-        return kept if cell.detach_reset else kept.sub_(u * slope)
-    kept = torch.ones_like(u)
-    return kept if cell.detach_reset else kept.sub_(slope * cell.v_threshold)
-
-
 class LIF(nn.Module):
     """Leaky integrate-and-fire neurons without state between calls: (T, B, *) currents -> (T, B, *) spikes.
 
-    ``u[t] = decay * r[t-1] + gain * I[t]``, ``s[t] = 1 if u[t] >= v_threshold else 0``, ``r[-1] = 0`` and
-    ``r[t] = u[t] * (1 - s[t])`` (hard) or ``u[t] - v_threshold * s[t]`` (subtract);
-    ``decay = 1 - 1 / tau``, ``gain = 1 / tau`` with ``decay_input``, else 1.
+    ``u[t] = c[t-1] + gain * I[t]``, ``s[t] = 1 if u[t] >= v_threshold else 0``, ``c[-1] = 0``, and by ``reset``:
+
+    - ``"hard"``: ``c[t] = decay * u[t] * (1 - s[t])``, to zero in the step of the spike;
+    - ``"subtract"``: ``c[t] = decay * (u[t] - v_threshold * s[t])``, by the threshold in the step of the spike;
+    - ``"subtract_delayed"``: ``c[t] = decay * u[t] - v_threshold * s[t]``, one step later, so that what is
+      subtracted has not decayed (snnTorch).
+
+    ``decay = 1 - 1 / tau`` and ``gain = 1 / tau`` (1 without ``decay_input``), or ``decay = beta`` and ``gain = 1``.
 
     Args:
-        tau: membrane time constant in steps, at least 1.
+        tau: membrane time constant in steps, at least 1; 2 where neither ``tau`` nor ``beta`` is given.
         v_threshold: above 0, in units of u.
-        reset: ``"hard"`` (to zero) or ``"subtract"`` (by the threshold), in the step of the spike.
+        reset: one of the above.
+        beta: the decay per step itself, 0 to 1, in place of ``tau``; the current then enters unscaled.
         strict: fire on ``u > v_threshold`` rather than ``u >= v_threshold``.
-        decay_input: scale the current by ``1 / tau``.
+        decay_input: scale the current by ``1 / tau``; without effect on ``beta``.
         surrogate: a name in `avsnn.train.surrogates.SURROGATES`.
-        alpha: steepness of the surrogate; its authors' value if None.
+        alpha: steepness of the surrogate, above 0; its authors' value if None.
         detach_membrane: cut the gradient between steps (S-CMRL's reference code).
         detach_reset: leave the reset out of the gradient.
 
     Raises:
-        InputError: a switch outside its range.
+        InputError: a switch outside its range, or both ``tau`` and ``beta``.
     """
 
     def __init__(
         self,
-        tau: float = 2.0,
+        tau: float | None = None,
         v_threshold: float = 1.0,
         reset: Reset = "hard",
         *,
+        beta: float | None = None,
         strict: bool = False,
         decay_input: bool = True,
         surrogate: str = "atan",
@@ -117,15 +132,16 @@ class LIF(nn.Module):
         detach_reset: bool = True,
     ) -> None:
         super().__init__()
-        if not tau >= 1:
-            raise InputError("tau is below one step", where="LIF", found=tau, limit="1 or more")
+        self.decay, self.gain = _leak(tau, beta, decay_input)
+        self.tau, self.beta = (2.0 if tau is None else float(tau)) if beta is None else None, beta
         if not v_threshold > 0:
             raise InputError("v_threshold must be positive", where="LIF", found=v_threshold)
         if reset not in get_args(Reset):
             raise InputError("unknown reset", where="LIF", found=repr(reset), limit=", ".join(get_args(Reset)))
         chosen = find_surrogate(surrogate)
-        self.tau, self.v_threshold, self.reset, self.strict = float(tau), float(v_threshold), reset, strict
-        self.decay, self.gain = 1.0 - 1.0 / tau, 1.0 / tau if decay_input else 1.0
+        if alpha is not None and not alpha > 0:
+            raise InputError("alpha must be positive", where="LIF", found=alpha)
+        self.v_threshold, self.reset, self.strict = float(v_threshold), reset, strict
         self.surrogate, self.alpha = surrogate, chosen.alpha if alpha is None else float(alpha)
         self.detach_membrane, self.detach_reset = detach_membrane, detach_reset
 
@@ -135,7 +151,7 @@ class LIF(nn.Module):
             decay=self.decay,
             gain=self.gain,
             v_threshold=self.v_threshold,
-            hard=self.reset == "hard",
+            reset=self.reset,
             strict=self.strict,
             surrogate=find_surrogate(self.surrogate),
             alpha=self.alpha,
@@ -148,4 +164,18 @@ class LIF(nn.Module):
     def extra_repr(self) -> str:
         """Return the switches for `repr`."""
         fire = ">" if self.strict else ">="
-        return f"tau={self.tau}, u {fire} {self.v_threshold}, reset={self.reset}, gain={self.gain}"
+        return f"decay={self.decay:g}, gain={self.gain:g}, u {fire} {self.v_threshold:g}, reset={self.reset}"
+
+
+def _leak(tau: float | None, beta: float | None, decay_input: bool) -> tuple[float, float]:
+    """Return (decay, gain) of a `LIF` with these arguments."""
+    if beta is not None:
+        if tau is not None:
+            raise InputError("tau and beta are both given", where="LIF", found=f"{tau} and {beta}", remedy="give one")
+        if not 0 <= beta <= 1:
+            raise InputError("beta is no decay", where="LIF", found=beta, limit="0 to 1")
+        return float(beta), 1.0
+    tau = 2.0 if tau is None else tau
+    if not tau >= 1:
+        raise InputError("tau is below one step", where="LIF", found=tau, limit="1 or more")
+    return 1.0 - 1.0 / tau, 1.0 / tau if decay_input else 1.0

@@ -2,12 +2,20 @@
 
 Forward: ``s = H(x)``, ``x = u - v_threshold``, 1 at ``x >= 0`` (or ``x > 0`` if strict). Backward: ``ds/dx = h'(x)``:
 
-====================  ================================================  =====================
-name                  h'(x)                                             origin
-====================  ================================================  =====================
-``sigmoid``, alpha 4  ``alpha * sig(alpha x) * (1 - sig(alpha x))``     S-CMRL, SpikingJelly
-``atan``, alpha 2     ``alpha / 2 / (1 + (pi / 2 * alpha * x) ** 2)``   SpikingJelly, snnTorch
-====================  ================================================  =====================
+=========================  ================================================  =====================
+name                       h'(x)                                             origin
+=========================  ================================================  =====================
+``sigmoid``, alpha 4       ``alpha * sig(alpha x) * (1 - sig(alpha x))``     S-CMRL, SpikingJelly
+``atan``, alpha 2          ``alpha / 2 / (1 + (pi / 2 * alpha * x) ** 2)``   SpikingJelly, snnTorch
+``atan_printed``, alpha 2  ``1 / pi / (1 + (pi / 2 * alpha * x) ** 2)``      Oikonomou et al., eq. 19
+``fast_sigmoid``, alpha 5  ``1 / (1 + alpha |x|) ** 2``                      snnTorch
+``rectangular``, alpha 1   ``alpha`` where ``|x| < 1 / (2 alpha)``, else 0   Wu et al. (2018)
+=========================  ================================================  =====================
+
+Oikonomou et al. (L2-ActSpikeNet) print the arctan as in snnTorch's documentation, ``pi * alpha / 2`` times below what
+that library computes; both are here. Their eq. 22 has one ``x`` too many in the fast sigmoid, which would make its
+slope 0 at the threshold and negative below: only the library's form is here, with their slope of 5. SpikSLC-Net's
+``arctan(pi x) / pi + 1 / 2`` is ``atan`` with alpha 2, and the rectangle that its text names is ``rectangular``.
 """
 
 from __future__ import annotations
@@ -34,6 +42,21 @@ def atan_slope(x: Tensor, alpha: float) -> Tensor:
     return x.mul(math.pi / 2 * alpha).square_().add_(1.0).reciprocal_().mul_(alpha / 2)
 
 
+def atan_printed_slope(x: Tensor, alpha: float) -> Tensor:
+    """Return ``1 / pi / (1 + (pi / 2 * alpha * x) ** 2)``, of the shape of ``x``."""
+    return x.mul(math.pi / 2 * alpha).square_().add_(1.0).reciprocal_().mul_(1 / math.pi)
+
+
+def fast_sigmoid_slope(x: Tensor, alpha: float) -> Tensor:
+    """Return ``1 / (1 + alpha |x|) ** 2``, of the shape of ``x``."""
+    return x.abs().mul_(alpha).add_(1.0).square_().reciprocal_()
+
+
+def rectangular_slope(x: Tensor, alpha: float) -> Tensor:
+    """Return ``alpha`` where ``|x| < 1 / (2 alpha)``, else 0: area 1, of the shape of ``x``."""
+    return (x.abs() < 0.5 / alpha).to(x.dtype).mul_(alpha)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Surrogate:
     """A derivative ``slope(x, alpha)`` and the steepness that its authors use."""
@@ -45,6 +68,9 @@ class Surrogate:
 SURROGATES = {
     "sigmoid": Surrogate(slope=sigmoid_slope, alpha=4.0),
     "atan": Surrogate(slope=atan_slope, alpha=2.0),
+    "atan_printed": Surrogate(slope=atan_printed_slope, alpha=2.0),
+    "fast_sigmoid": Surrogate(slope=fast_sigmoid_slope, alpha=5.0),
+    "rectangular": Surrogate(slope=rectangular_slope, alpha=1.0),
 }
 
 

@@ -75,18 +75,27 @@ def check_input(node: ir.Input, inputs: Mapping[str, Array], timesteps: int) -> 
 
 
 def fire(node: ir.LIF, current: Array, timesteps: int, forced: Array | None) -> tuple[Array, Array, Array]:
-    """Walk one population through its window: (spikes, state after reset, ties), each (T, B, *shape)."""
+    """Walk one population through its window: (spikes, recorded state, ties), each (T, B, *shape)."""
     full = np.broadcast_to(current, (timesteps, *current.shape[1:]))
     spikes = np.empty(full.shape, dtype=bool)
     states = np.empty(full.shape)
     ties = np.empty(full.shape, dtype=bool)
     v = np.zeros(full.shape[1:])
+    owed = np.zeros(full.shape[1:])
     for t in range(timesteps):
-        u = node.decay * v + node.gain * full[t]
+        u = (node.decay * v - owed) + node.gain * full[t]
         spikes[t] = u > node.threshold if node.strict else u >= node.threshold
         ties[t] = np.abs(u - node.threshold) <= TIE * abs(node.threshold)
         reset = spikes[t] if forced is None else forced[t]
-        v = np.where(reset, 0.0, u) if node.reset == "hard" else u - node.threshold * reset
+        match node.reset:
+            case "hard":
+                v = np.where(reset, 0.0, u)
+            case "subtract":
+                v = u - node.threshold * reset
+            case "subtract_delayed":
+                v, owed = u, node.threshold * reset
+            case _:
+                raise InputError("unknown reset", where=node.name, found=node.reset)
         states[t] = v
     return spikes, states, ties
 

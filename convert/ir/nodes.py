@@ -74,6 +74,8 @@ class LIF(Node):
 
     Hard reset: ``r[t] = u[t] (1 - s[t])``; subtract: ``r[t] = u[t] - threshold s[t]``. ``strict`` fires on ``>``.
     ``r[-1] = 0``. The recorded state is ``v = r[t]`` (after reset).
+    Reset ``subtract_delayed``: ``u[t] = decay u[t-1] + gain x[t] - threshold s[t-1]``, what is subtracted does not
+    decay; ``u[-1] = s[-1] = 0``. The recorded state is ``v = u[t]``, as the subtraction is still to come.
     """
 
     decay: float

@@ -220,6 +220,8 @@ class _Builder:
                 "subtract reset has no stock process on the target yet",
                 where=node.origin or node.name,
                 found=node.reset,
+                limit="hard",
+                remedy="train with reset='hard'",
             )
         found = terms(self.graph, node.inputs[0])
         held = [self._direct(t.source) for t in found]

@@ -80,6 +80,18 @@ def test_reset_by_subtraction_by_hand() -> None:
     assert states == [0.75, 0.125, 0.8125, 1.40625]
 
 
+def test_delayed_reset_by_subtraction_by_hand() -> None:
+    spikes, states, _ = walk([0.75, 0.75, 0.75, 2.0, 0.0], reset="subtract_delayed")
+    # u = 0.75, 1.125, 0.5625 - 1 + 0.75 = 0.3125, 2.15625, 1.078125 - 1
+    assert spikes == [False, True, False, True, False]
+    assert states == [0.75, 1.125, 0.3125, 2.15625, 0.078125]
+
+
+def test_an_unknown_reset_is_an_error() -> None:
+    with pytest.raises(InputError, match=r"^p: unknown reset, found soft"):
+        walk([1.0], reset="soft")
+
+
 @pytest.mark.parametrize(("strict", "spikes"), [(False, [True, True]), (True, [False, True])])
 def test_a_tie_fires_unless_strict_and_is_marked(strict: bool, spikes: list[bool]) -> None:
     found, _, ties = walk([1.0, 1.0], strict=strict)

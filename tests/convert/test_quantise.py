@@ -191,12 +191,13 @@ def test_thresholds_of_the_wide_target_were_compared_more_finely_than_floats_are
     assert check_parameters(graph, integers, scales) > 0
 
 
-def test_reset_by_subtraction_is_refused_by_name() -> None:
+@pytest.mark.parametrize("reset", ["subtract", "subtract_delayed"])
+def test_reset_by_subtraction_is_refused_by_name(reset: str) -> None:
     graph = spiking_graph(0)
     node = graph["p1"]
     assert isinstance(node, ir.LIF)
-    with pytest.raises(CapabilityError, match=r"^p1: subtract reset"):
-        quantised(swap(graph, replace(node, reset="subtract")))
+    with pytest.raises(CapabilityError, match=rf"^p1: subtract reset .*found {reset}, limit hard; train with"):
+        quantised(swap(graph, replace(node, reset=reset)))
 
 
 def test_a_sum_of_neurons_and_a_held_input_is_refused() -> None:

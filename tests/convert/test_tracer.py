@@ -339,6 +339,16 @@ def test_neurons_keep_all_their_switches() -> None:
     assert (node.decay, node.gain, node.threshold, node.reset, node.strict) == (0.75, 0.25, 0.5, "subtract", True)
 
 
+@pytest.mark.parametrize("reset", ["hard", "subtract", "subtract_delayed"])
+def test_every_reset_means_the_same_as_in_training(reset: Any) -> None:
+    module = One(code=DirectCoding(16), one=LIF(beta=0.95, reset=reset, strict=True))
+    graph = trace(module, IMAGE)
+    x = images(0)
+    spikes = interpret(graph, x).spikes["one"]
+    np.testing.assert_array_equal(spikes, witness(module, x).spikes["one"])
+    assert 0 < spikes.mean() < 1
+
+
 def test_a_neuron_that_takes_steps_for_samples_was_accepted() -> None:
     with pytest.raises(TraceError, match=r"^One: .*\n.*one: TimeBatched holds a LIF"):
         trace(One(code=DirectCoding(2), one=TimeBatched(LIF())), IMAGE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,50 +14,78 @@ from avsnn.errors import InputError
 from avsnn.train.neurons import LIF
 from avsnn.train.surrogates import SURROGATES, spike
 
-SWITCHES = list(
-    itertools.product(("hard", "subtract"), (False, True), (False, True), (False, True), ("atan", "sigmoid"))
-)
+RESETS = ("hard", "subtract", "subtract_delayed")
+LEAKS: dict[str, dict[str, Any]] = {
+    "tau": {"tau": 3.0},
+    "tau, current unscaled": {"tau": 3.0, "decay_input": False},
+    "beta": {"beta": 0.9},
+}
+SWITCHES = list(itertools.product(RESETS, LEAKS, (False, True), (False, True), (False, True)))
 
 
 def by_tape(lif: LIF, currents: Tensor) -> Tensor:
     """The equations of the class docstring, one autograd operation each."""
-    rest, spikes = torch.zeros_like(currents[0]), []
+    carried, spikes = torch.zeros_like(currents[0]), []
     for current in currents:
-        before = rest.detach() if lif.detach_membrane else rest
-        u = lif.decay * before + lif.gain * current
+        u = carried + lif.gain * current
         fired = spike(u - lif.v_threshold, lif.surrogate, lif.alpha, lif.strict)
         reset = fired.detach() if lif.detach_reset else fired
-        rest = u * (1 - reset) if lif.reset == "hard" else u - lif.v_threshold * reset
+        if lif.reset == "hard":
+            carried = lif.decay * (u * (1 - reset))
+        elif lif.reset == "subtract":
+            carried = lif.decay * (u - lif.v_threshold * reset)
+        else:
+            carried = lif.decay * u - lif.v_threshold * reset
+        if lif.detach_membrane:
+            carried = carried.detach()
         spikes.append(fired)
     return torch.stack(spikes)
 
 
-@pytest.mark.parametrize(("reset", "strict", "detach_membrane", "detach_reset", "surrogate"), SWITCHES)
-def test_walk_equals_tape(reset: str, strict: bool, detach_membrane: bool, detach_reset: bool, surrogate: str) -> None:
-    lif = LIF(
-        3.0,
-        0.8,
-        reset,  # type: ignore[arg-type]
-        strict=strict,
-        decay_input=False,
-        detach_membrane=detach_membrane,
-        detach_reset=detach_reset,
-        surrogate=surrogate,
-    )
+def gradient(walk: Any, values: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Spikes of ``values``, and the gradient of their weighted sum."""
+    currents = values.clone().requires_grad_()
+    spikes = walk(currents)
+    (by_current,) = torch.autograd.grad((spikes * weights).sum(), currents)
+    return spikes.detach(), by_current
+
+
+@pytest.mark.parametrize(("reset", "leak", "strict", "detach_membrane", "detach_reset"), SWITCHES)
+def test_walk_equals_tape(reset: Any, leak: str, strict: bool, detach_membrane: bool, detach_reset: bool) -> None:
+    """Windows of 1 to 16 steps, float64, every spike and every gradient; the surrogates take turns."""
+    switches = {"strict": strict, "detach_membrane": detach_membrane, "detach_reset": detach_reset}
     rng = torch.Generator().manual_seed(1)
-    values = torch.randint(-4, 8, (7, 3, 5), generator=rng).double() / 5  # a coarse grid: u meets 0.8 exactly
-    weights = torch.randn(7, 3, 5, generator=rng, dtype=torch.float64)
-    gradients = []
-    for walk in (lif, lambda x: by_tape(lif, x)):
-        currents = values.clone().requires_grad_()
-        spikes = walk(currents)
-        (spikes * weights).sum().backward()
-        gradients.append((spikes.detach(), currents.grad))
-    assert torch.equal(gradients[0][0], gradients[1][0])
-    assert 0 < gradients[0][0].mean() < 1
-    assert gradients[0][1] is not None
-    assert gradients[1][1] is not None
-    torch.testing.assert_close(gradients[0][1], gradients[1][1], rtol=1e-12, atol=1e-14)  # order of sums only
+    fired, crossed = 0.0, 0.0
+    for steps in range(1, 17):
+        lif = LIF(
+            v_threshold=0.8, reset=reset, surrogate=[*SURROGATES][steps % len(SURROGATES)], **LEAKS[leak], **switches
+        )
+        grid = torch.randint(-4, 8, (steps, 3, 5), generator=rng).double() / 5  # coarse: u meets 0.8 exactly
+        values = grid / lif.gain
+        weights = torch.randn(steps, 3, 5, generator=rng, dtype=torch.float64)
+        spikes, found = gradient(lif, values, weights)
+        wanted_spikes, wanted = gradient(lambda x, lif=lif: by_tape(lif, x), values, weights)
+        assert torch.equal(spikes, wanted_spikes)
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-14)  # order of sums only
+        fired += float(spikes.mean()) / 16
+        only_last = torch.zeros_like(weights)
+        only_last[-1] = 1
+        crossed += float(gradient(lif, values, only_last)[1][:-1].abs().sum())
+    assert 0.05 < fired < 0.95
+    assert (crossed == 0) == detach_membrane
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
+@pytest.mark.parametrize("reset", RESETS)
+def test_every_surrogate_through_every_reset(reset: Any, surrogate: str) -> None:
+    lif = LIF(beta=0.8, v_threshold=0.7, reset=reset, surrogate=surrogate, alpha=1.5, detach_reset=False)
+    rng = torch.Generator().manual_seed(2)
+    values = torch.randn(9, 40, generator=rng, dtype=torch.float64)
+    weights = torch.randn(9, 40, generator=rng, dtype=torch.float64)
+    found, wanted = (gradient(walk, values, weights) for walk in (lif, lambda x: by_tape(lif, x)))
+    assert torch.equal(found[0], wanted[0])
+    torch.testing.assert_close(found[1], wanted[1], rtol=1e-12, atol=1e-14)
+    assert bool(found[1].any())
 
 
 def test_threshold_itself_fires_unless_strict() -> None:
@@ -70,9 +99,31 @@ def test_hand_worked_sequences() -> None:
     # hard: u = .6 .9 1.05 1.7 .4; subtract: u = .6 .9 1.05 1.725 .7625
     assert LIF(reset="hard")(currents).flatten().tolist() == [0, 0, 1, 1, 0]
     assert LIF(reset="subtract")(currents).flatten().tolist() == [0, 0, 1, 1, 0]
+    # delayed: u = .6 .9 1.05 (1.05 / 2 - 1 + 1.7) = 1.225 and (1.225 / 2 - 1 + .4) = .0125
+    assert LIF(reset="subtract_delayed")(currents).flatten().tolist() == [0, 0, 1, 1, 0]
     rising = torch.tensor([5.0, 0.0, 0.0]).double()[:, None]  # u = 2.5, then 0 or .75, then 0 or .375
     assert LIF(reset="hard", v_threshold=0.7)(rising).flatten().tolist() == [1, 0, 0]
     assert LIF(reset="subtract", v_threshold=0.7)(rising).flatten().tolist() == [1, 1, 0]
+    # delayed: u = 2.5, then 1.25 - .7 = .55, then .275
+    assert LIF(reset="subtract_delayed", v_threshold=0.7)(rising).flatten().tolist() == [1, 0, 0]
+
+
+def test_beta_is_the_decay_and_leaves_the_current_alone() -> None:
+    lif = LIF(beta=0.5, v_threshold=10.0, strict=True, reset="subtract_delayed")
+    assert (lif.decay, lif.gain) == (0.5, 1.0)
+    currents = torch.tensor([8.0, 6.0, 5.0, 0.0, 18.0]).double()[:, None]
+    # u = 8, 10 (not above 10), 10, 5, 20.5: the first spike is the last
+    assert lif(currents).flatten().tolist() == [0, 0, 0, 0, 1]
+    assert LIF(beta=0.9, decay_input=False).gain == LIF(beta=0.9).gain
+    assert (LIF().decay, LIF().gain) == (0.5, 0.5)
+    assert LIF(beta=1.0).decay == 1.0
+
+
+def test_a_constant_cosine_reaches_the_counts_that_the_count_loss_asks_for() -> None:
+    """A current of 1 fires 7 times in 8 steps with delayed subtraction (Oikonomou et al. ask for 0.9 of 8)."""
+    for reset, most in (("subtract_delayed", 7), ("hard", 4)):
+        lif = LIF(beta=0.95, strict=True, reset=reset)  # type: ignore[arg-type]
+        assert lif(torch.ones(8, 1, 1, dtype=torch.float64)).sum() == most
 
 
 def test_repeated_current_needs_no_copy_and_gets_its_gradient() -> None:
@@ -93,6 +144,9 @@ def test_keeps_the_precision_it_is_given() -> None:
     [
         ("sigmoid", 4.0, lambda x, a: a * math.exp(-a * x) / (1 + math.exp(-a * x)) ** 2),
         ("atan", 2.0, lambda x, a: a / 2 / (1 + (math.pi * a * x / 2) ** 2)),
+        ("atan_printed", 2.0, lambda x, a: 1 / math.pi / (1 + (math.pi * x * a / 2) ** 2)),
+        ("fast_sigmoid", 5.0, lambda x, a: 1 / (1 + a * abs(x)) ** 2),
+        ("rectangular", 1.0, lambda x, a: a if abs(x) < 1 / a / 2 else 0.0),
     ],
 )
 def test_surrogate_slopes(name: str, alpha: float, formula: object) -> None:
@@ -113,7 +167,12 @@ def test_surrogate_slopes(name: str, alpha: float, formula: object) -> None:
         ({"tau": 0.5}, "tau"),
         ({"v_threshold": 0.0}, "v_threshold"),
         ({"reset": "soft"}, "hard, subtract"),
-        ({"surrogate": "step"}, "sigmoid, atan"),
+        ({"surrogate": "step"}, "sigmoid, atan, atan_printed, fast_sigmoid, rectangular"),
+        ({"alpha": 0.0}, "alpha must be positive"),
+        ({"beta": 1.1}, "beta is no decay"),
+        ({"beta": -0.1}, "beta is no decay"),
+        ({"beta": float("nan")}, "beta is no decay"),
+        ({"tau": 2.0, "beta": 0.5}, "give one"),
     ],
 )
 def test_impossible_switches_are_refused(options: dict[str, object], word: str) -> None:
