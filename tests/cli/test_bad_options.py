@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from avsnn.hw_profiles.profile import load_profile
 
@@ -166,7 +168,7 @@ def test_folders_above_are_removed_again(avsnn: Command, tmp_path: Path) -> None
     assert [path.name for path in tmp_path.rglob("*")] == ["kept"]
 
 
-@pytest.mark.parametrize("part", ["manifest.json", "scheduled.npz", "report.json", "scheduled.txt"])
+@pytest.mark.parametrize("part", ["manifest.json", "scheduled.npz"])
 def test_full_disk(refused: Refused, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
     """The disk is full when this file is to be written."""
     text, handle = Path.write_text, os.fdopen
@@ -337,6 +339,20 @@ def test_calibration(refused: Refused, arrays: dict[str, Array], tmp_path: Path,
     line = refused("--calibration", path)
     assert f"{path}: " in line
     assert SPOILT[how].removesuffix("0 of label") in line
+
+
+@pytest.mark.parametrize("how", ["no audio", "other name", "nan", "no samples", "fewer images", "one number"])
+def test_calibration_of_a_module(
+    avsnn: Command, arrays: dict[str, Array], module: nn.Module, factory: str, tmp_path: Path, how: str
+) -> None:
+    torch.save(module.state_dict(), tmp_path / "weights.pth")
+    if how == "one number":
+        arrays["image"] = np.array(0.5)
+    np.savez(tmp_path / "train.npz", **spoilt(arrays, how))
+    options = ["--module", factory, "--calibration", tmp_path / "train.npz", "--out", tmp_path / "net"]
+    code, out, err = avsnn("convert", tmp_path / "weights.pth", "--backend", "cpu", *options)
+    assert (code, out, len(err.splitlines())) == (2, "", 1), err
+    assert not (tmp_path / "net").exists()
 
 
 # Running and reporting

@@ -82,15 +82,17 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [*((signal.SIGINT, step) for step in STEPS), (signal.SIGTERM, "trace"), (signal.SIGTERM, "Lava export")],
+)
 def test_interrupt(
     avsnn: Command,
     checkpoint: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    step: str,
     number: signal.Signals,
+    step: str,
 ) -> None:
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     seen = at_step(monkeypatch, step, send(number))

@@ -153,6 +153,19 @@ def load_source(model: str, factory: str | None, calibration: str | None) -> tup
         return checkpoint, given, name if name in EMBEDDED else None
     if given is None:
         raise InputError("a module needs training inputs", where="--module", remedy="pass --calibration FILE.npz")
+    _check_training(given, str(calibration))
     from avsnn.train.user_modules import load_module
 
     return load_module(factory, model), given, None
+
+
+def _check_training(inputs: Mapping[str, Array], where: str) -> None:
+    """What can be said before the module is traced, which fails less clearly."""
+    sizes = {name: x.shape for name, x in inputs.items()}
+    listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
+    if not sizes or any(len(size) < 2 or 0 in size for size in sizes.values()):
+        raise InputError(
+            "holds no samples", where=where, found=listed or "nothing", limit="(batch, ...) or (time, batch, ...)"
+        )
+    if len({size[0] for size in sizes.values()}) > 1:  # the batch, or T of sequences
+        raise InputError("numbers of samples do not fit", where=where, found=listed, limit="all the same")
