@@ -7,12 +7,8 @@ split by voice: `rms` is heard in the test split only; validation hears the thre
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +16,7 @@ from numpy.typing import NDArray
 
 from avsnn.errors import InputError
 from avsnn.train.data import cache, features, images, speech
+from avsnn.train.data.dataset import Coding, Progress, check_choice, check_count, check_seed
 from avsnn.train.data.levels import LEVELS, Level
 from avsnn.train.data.sources import CLASSES, SPLITS, read_asset, source
 
@@ -35,10 +32,6 @@ MAX_COUNT = 1_000_000
 EVAL_NAME, EVAL_COUNT, EVAL_SEED = "avdigits-eval-v1", 500, 3
 EVAL_SHA256 = "a96ae76ffed0cf60df5b272a2e2c89cd16d6c53b72840c4ad74f99c55e7dcbe8"
 """`cache.digest` of the frozen evaluation set."""
-
-logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,6 +59,27 @@ class Pairs:
     def inputs(self) -> dict[str, NDArray[np.float32]]:
         """What a model's forward takes: ``image / 255`` and ``audio / 255``, float32."""
         return {"image": _unit(self.image), "audio": _unit(self.audio)}
+
+    def targets(self) -> dict[str, NDArray[np.int64]]:
+        """What a loss compares with: ``label``, the digit."""
+        return {"label": self.label}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return tuple(str(digit) for digit in range(CLASSES))
+
+    @property
+    def coding(self) -> dict[str, Coding]:
+        """Both inputs are direct: the same value in every time step."""
+        return {"image": "direct", "audio": "direct"}
+
+    def input_spec(self) -> dict[str, dict[str, Any]]:
+        """Shape, coding and range of each input: 0 to 1 in steps of 1/255."""
+        return {
+            name: {"shape": list(code.shape[1:]), "coding": "direct", "low": 0.0, "high": 1.0, "step": 1 / 255}
+            for name, code in (("image", self.image), ("audio", self.audio))
+        }
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The integers by name, for a file or a digest."""
@@ -103,16 +117,21 @@ def make(
         InputError: count, split, seed or level is not one of the above.
     """
     seed = _checked(count, split, seed, level)
-    path = _cache_path(count, split, seed, level)
-    arrays = cache.recall(path) if use_cache else None
-    pairs = _from_cache(arrays, count) if arrays is not None else None
-    if pairs is None:
-        pairs = _generate(np.arange(count), split, seed, level, progress)
-        if use_cache:
-            cache.store(path, pairs.arrays())
+
+    def fresh() -> dict[str, NDArray[Any]]:
+        return _generate(np.arange(count), split, seed, level, progress).arrays()
+
+    wanted = {
+        "image": ((count, 1, images.SIDE, images.SIDE), "uint8"),
+        "audio": ((count, 1, features.MELS, 32), "uint8"),
+        "label": ((count,), "int64"),
+    }
+    parameters = {"count": int(count), "split": split, "seed": seed, "level": level, **asdict(LEVELS[level])}
+    path = cache.place("avdigits", ASSET_VERSION, parameters)
+    arrays = cache.remembered(path, fresh, wanted) if use_cache else fresh()
     if progress is not None:
         progress(count, count)
-    return pairs
+    return Pairs(image=arrays["image"], audio=arrays["audio"], label=arrays["label"])
 
 
 def frozen() -> Pairs:
@@ -148,8 +167,8 @@ def waveforms(
     """
     seed = _checked(count, split, seed, level)
     places = np.arange(count)
-    label = _labels(places, split, seed)
-    waves = [_wave(int(k), int(y), split, seed, LEVELS[level]) for k, y in zip(places, label, strict=True)]
+    label = labels_at(places, split, seed)
+    waves = [recording(int(k), int(y), split, seed, level) for k, y in zip(places, label, strict=True)]
     return np.stack(waves), label
 
 
@@ -161,76 +180,61 @@ def s_cmrl_audio(wave: NDArray[np.int16]) -> NDArray[np.float32]:
 
 def _checked(count: int, split: str, seed: int | None, level: str) -> int:
     """The seed to use; raises InputError for anything that `make` does not know."""
-    where = "avdigits"
-    if split not in SPLITS:
-        raise InputError("unknown split", where=where, found=split, limit=", ".join(SPLITS))
-    if level not in LEVELS:
-        raise InputError("unknown level", where=where, found=level, limit=", ".join(LEVELS))
-    if isinstance(count, bool) or not isinstance(count, int | np.integer) or not 1 <= count <= MAX_COUNT:
-        raise InputError("count must be a whole number", where=where, found=repr(count), limit=f"1 .. {MAX_COUNT:,}")
-    if seed is None:
-        return SPLITS[split]
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
-        raise InputError("seed must be a whole number", where=where, found=repr(seed), limit="0 .. 2^32 - 1")
-    return int(seed)
-
-
-def _cache_path(count: int, split: str, seed: int, level: str) -> Path:
-    parameters = {"count": int(count), "split": split, "seed": seed, "level": level, **asdict(LEVELS[level])}
-    text = json.dumps(parameters, sort_keys=True).encode()
-    name = f"avdigits-{ASSET_VERSION}-{hashlib.sha1(text, usedforsecurity=False).hexdigest()}.npz"
-    return cache.folder() / name
-
-
-def _from_cache(arrays: dict[str, NDArray[Any]], count: int) -> Pairs | None:
-    """Pairs, unless the file holds something else under this name."""
-    shapes = {name: (a.shape, str(a.dtype)) for name, a in arrays.items()}
-    if shapes != {
-        "image": ((count, 1, images.SIDE, images.SIDE), "uint8"),
-        "audio": ((count, 1, features.MELS, 32), "uint8"),
-        "label": ((count,), "int64"),
-    }:
-        logger.warning("%s: cache file holds other arrays (%s) and is made anew", "avdigits", shapes)
-        return None
-    return Pairs(image=arrays["image"], audio=arrays["audio"], label=arrays["label"])
+    check_choice(split, SPLITS, "split", "avdigits")
+    check_choice(level, LEVELS, "level", "avdigits")
+    check_count(count, MAX_COUNT, "avdigits")
+    return SPLITS[split] if seed is None else check_seed(seed, "avdigits")
 
 
 def _generate(places: NDArray[np.int64], split: str, seed: int, level: str, progress: Progress | None) -> Pairs:
     count, how = len(places), LEVELS[level]
     image = np.empty((count, 1, images.SIDE, images.SIDE), np.uint8)
     audio = np.empty((count, 1, features.MELS, 32), np.uint8)
-    label = _labels(places, split, seed)
+    label = labels_at(places, split, seed)
     for k in range(count):
         place, digit = int(places[k]), int(label[k])
         image[k, 0] = np.rint(_image(place, digit, split, seed, how) * 255).astype(np.uint8)
-        wave = _wave(place, digit, split, seed, how) / speech.FULL_SCALE
+        wave = recording(place, digit, split, seed, level) / speech.FULL_SCALE
         audio[k, 0] = features.quantise_log_mel(features.log_mel(wave, RATE), RATE)
         if progress is not None and k % 25 == 0:
             progress(k, count)
     return Pairs(image=image, audio=audio, label=label)
 
 
-_IMAGE, _SOUND, _LABEL = 0, 1, 2
+IMAGE, SOUND, LABEL, CAMERA, COCHLEA = range(5)
+"""What a stream of random numbers is for, see `stream`."""
 
 
-def _rng(seed: int, split: str, place: int, purpose: int) -> np.random.Generator:
+def stream(seed: int, split: str, place: int, purpose: int) -> np.random.Generator:
     """One stream per pair and purpose, so that any pair can be made alone."""
     return np.random.default_rng([seed, SPLITS[split], place, purpose])
 
 
-def _labels(places: NDArray[np.int64], split: str, seed: int) -> NDArray[np.int64]:
+def labels_at(places: NDArray[np.int64], split: str, seed: int) -> NDArray[np.int64]:
     """(n,) digits: each run of ten places is a permutation of 0..9."""
-    order = {b: _rng(seed, split, b, _LABEL).permutation(CLASSES) for b in sorted({int(p) // CLASSES for p in places})}
+    order = {b: stream(seed, split, b, LABEL).permutation(CLASSES) for b in sorted({int(p) // CLASSES for p in places})}
     return np.array([order[int(p) // CLASSES][int(p) % CLASSES] for p in places], np.int64)
 
 
-def _image(place: int, digit: int, split: str, seed: int, how: Level) -> NDArray[np.float64]:
-    rng, stock = _rng(seed, split, place, _IMAGE), source(split)
+def picture(digit: int, split: str, rng: np.random.Generator) -> NDArray[np.float64]:
+    """(28, 28) 0..1: the distorted digit of a pair before it is degraded; `rng` is its `IMAGE` stream."""
+    stock = source(split)
     threshold = images.INK_THRESHOLDS[int(rng.integers(len(images.INK_THRESHOLDS)))]
     which = int(rng.choice(np.flatnonzero(stock.digit_labels == digit)))
-    clean = images.warp(images.enlarge(stock.digits[which], threshold), rng)
+    return images.warp(images.enlarge(stock.digits[which], threshold), rng)
+
+
+def recording(place: int, digit: int, split: str, seed: int, level: str) -> NDArray[np.int16]:
+    """(16000,) one second at `RATE`: the sound of a pair."""
+    rng, stock = stream(seed, split, place, SOUND), source(split)
+    which = int(rng.choice(np.flatnonzero(stock.word_labels == digit)))
+    return speech.record(stock.words[which], rng, rate=RATE, snr_db=LEVELS[level].snr_db, others=stock.words)
+
+
+def _image(place: int, digit: int, split: str, seed: int, how: Level) -> NDArray[np.float64]:
+    rng = stream(seed, split, place, IMAGE)
     return images.degrade(
-        clean,
+        picture(digit, split, rng),
         rng,
         noise=how.noise,
         occlusion=how.occlusion,
@@ -238,9 +242,3 @@ def _image(place: int, digit: int, split: str, seed: int, how: Level) -> NDArray
         contrast=how.contrast,
         background=how.background,
     )
-
-
-def _wave(place: int, digit: int, split: str, seed: int, how: Level) -> NDArray[np.int16]:
-    rng, stock = _rng(seed, split, place, _SOUND), source(split)
-    which = int(rng.choice(np.flatnonzero(stock.word_labels == digit)))
-    return speech.record(stock.words[which], rng, rate=RATE, snr_db=how.snr_db, others=stock.words)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,33 @@ def folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
     # the XDG specification says that a relative path is to be ignored
     return (Path(base) if base and os.path.isabs(base) else Path.home() / ".cache") / "avsnn"
+
+
+def place(name: str, version: str, parameters: Mapping[str, Any]) -> Path:
+    """Where the arrays belong that the recipe `name` of this version makes from `parameters` (JSON values)."""
+    text = json.dumps(parameters, sort_keys=True).encode()
+    return folder() / f"{name}-{version}-{hashlib.sha1(text, usedforsecurity=False).hexdigest()}.npz"
+
+
+def remembered(
+    path: Path, make: Callable[[], dict[str, NDArray[Any]]], wanted: Mapping[str, tuple[tuple[int, ...], str]]
+) -> dict[str, NDArray[Any]]:
+    """Return the arrays at `path`, or make and keep them.
+
+    Args:
+        path: see `place`.
+        make: what gives the arrays.
+        wanted: shape and type of each array; a file with others is made anew.
+    """
+    arrays = recall(path)
+    if arrays is not None:
+        found = {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
+        if found == dict(wanted):
+            return arrays
+        logger.warning("%s: cache file holds other arrays (%s) and is made anew", path, found)
+    fresh = make()
+    store(path, fresh)
+    return fresh
 
 
 def digest(arrays: Arrays) -> str:
@@ -75,7 +104,7 @@ def store(path: Path, arrays: Arrays) -> None:
         logger.warning("%s: not cached (%s); set AVSNN_CACHE to a writable folder", path, error)
 
 
-def recall(path: Path) -> dict[str, NDArray[np.generic]] | None:
+def recall(path: Path) -> dict[str, NDArray[Any]] | None:
     """Read what `store` wrote, or None if it is absent or damaged (then with a warning)."""
     try:
         # opened here: np.load does not close a file that it cannot make sense of

@@ -125,13 +125,7 @@ def degrade(
         (n, n), limited to 0..1 as a camera would.
     """
     side = image.shape[0]
-    out = image * rng.uniform(*contrast)
-    if rng.random() < occlusion:
-        height, width = (int(v) for v in rng.integers(occlusion_px[0], occlusion_px[1] + 1, 2))
-        if rng.random() < 0.5:
-            width = side
-        top, left = rng.integers(0, side - height + 1), rng.integers(0, side - width + 1)
-        out[top : top + height, left : left + width] = rng.uniform(0, 0.6)
+    out = occlude(image * rng.uniform(*contrast), rng, probability=occlusion, size_px=occlusion_px)
     ground = gaussian_filter(rng.standard_normal((side, side)), 5)
     out += background * rng.uniform(0, 1) * (ground - ground.min()) / (np.ptp(ground) + 1e-6)
     blur_px = rng.uniform(0, 1)
@@ -139,3 +133,24 @@ def degrade(
         out = gaussian_filter(out, blur_px)
     out = out + rng.standard_normal((side, side)) * rng.uniform(*noise)
     return np.clip(out, 0, 1)
+
+
+def occlude(image: Array, rng: np.random.Generator, *, probability: float, size_px: tuple[int, int]) -> Array:
+    """Hide a part behind a grey bar (half of the cases full width) or block.
+
+    Args:
+        image: (n, n), 0..1.
+        rng: source of all draws.
+        probability: that anything is hidden.
+        size_px: smallest and largest side of what hides it, both included.
+    """
+    if rng.random() >= probability:
+        return image
+    side = image.shape[0]
+    out = image.copy()
+    height, width = (int(v) for v in rng.integers(size_px[0], size_px[1] + 1, 2))
+    if rng.random() < 0.5:
+        width = side
+    top, left = rng.integers(0, side - height + 1), rng.integers(0, side - width + 1)
+    out[top : top + height, left : left + width] = rng.uniform(0, 0.6)
+    return out
