@@ -43,7 +43,7 @@ from avsnn.convert.passes.fold_readout import fold_readout
 from avsnn.convert.passes.integer_formats import Target
 from avsnn.convert.passes.quantise import quantise
 from avsnn.convert.passes.schedule import depth, schedule
-from avsnn.errors import InputError
+from avsnn.errors import AvsnnError, InputError, TraceError
 from avsnn.hw_profiles.profile import load_profile
 
 FOLDS: tuple[tuple[str, Callable[[Graph], Graph]], ...] = (
@@ -166,7 +166,7 @@ def _traced(
     from avsnn.train.models.table import MODELS
 
     if isinstance(source, Checkpoint):
-        graph = storage.unpack(source.graph_meta, source.graph_arrays, where=str(source.path))
+        graph = graph_of(source)
         meta = {"name": source.name, "labels": list(source.labels), "checkpoint_sha256": sha256_of(source.path)}
         known = source.name in MODELS  # a network of the user's own comes with its graph, but without its code
         return graph, source.build() if known else None, calibration or source.calibration, meta
@@ -174,6 +174,24 @@ def _traced(
         raise InputError("a module needs example inputs", where=type(source).__name__, remedy="pass example_inputs=")
     graph = tracer.trace(source, example_inputs, timesteps=timesteps, input_spec=input_spec)
     return graph, source, calibration or example_inputs, {"name": type(source).__name__, "labels": []}
+
+
+def graph_of(checkpoint: Any) -> Graph:
+    """Return the graph inside ``checkpoint``, or a new one if the tracer had no rule for it when it was saved.
+
+    Raises:
+        TraceError: it still has none; the message lists the operations.
+    """
+    from avsnn.convert import tracer
+
+    if checkpoint.graph_meta:
+        return storage.unpack(checkpoint.graph_meta, checkpoint.graph_arrays, where=str(checkpoint.path))
+    try:
+        return tracer.trace(checkpoint.build(), checkpoint.calibration, input_spec=checkpoint.input_spec)
+    except AvsnnError:
+        raise
+    except Exception as error:  # torch raises many kinds where it cannot follow a forward
+        raise TraceError(f"forward cannot be followed ({error})", where=checkpoint.name) from error
 
 
 def _proof_data(graph: Graph, calibration: Inputs, seed: int) -> dict[str, dict[str, Array]]:

@@ -1,12 +1,13 @@
 """A trained module to one safe file that holds all a conversion needs, and back to a module.
 
 The file (`avsnn.archive`) has the weights under ``state.``, the traced graph under ``graph.`` (so it converts without
-the code that made it), calibration samples under ``calibration.``, and as JSON the model's name and configuration, the
-input spec, labels and the training record.
+the code that made it; a network of the table that the tracer has no rule for goes without), calibration samples under
+``calibration.``, and as JSON the model's name and configuration, the input spec, labels and the training record.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from avsnn import archive
 from avsnn.errors import CheckpointError
 from avsnn.train.models.config import build_config
-from avsnn.train.models.table import find_model
+from avsnn.train.models.table import MODELS, find_model
 
 Array = NDArray[Any]
 
@@ -51,7 +52,7 @@ class Checkpoint:
         labels: class names in the order of the outputs.
         training: how it was trained and how good it is.
         calibration: training samples by input name, (B, *shape).
-        graph_meta: the traced graph's JSON.
+        graph_meta: the traced graph's JSON; empty if there is none, and ``training["no_graph"]`` says why.
         graph_arrays: the traced graph's arrays.
     """
 
@@ -117,21 +118,14 @@ def save(
 
     Raises:
         CheckpointError: weights that are not finite, or a file that cannot be written.
-        TraceError: the module holds something that the tracer does not know.
+        TraceError: the module holds something that the tracer does not know, and ``name`` is not in the table. A
+            network of the table is saved without a graph, as it can be built, and so traced, again.
     """
-    from avsnn.convert.ir.storage import pack  # the one upward import: a checkpoint carries its own graph
-    from avsnn.convert.tracer import trace
-
     state = {key: value.detach().cpu().numpy() for key, value in module.state_dict().items()}
     arrays = {f"state.{key}": value for key, value in state.items()}
     _check_finite(arrays, str(path))
     spec = _spec(example_inputs, input_spec, str(path))
-    was_training = module.training
-    try:
-        graph = trace(module.eval(), example_inputs, input_spec=spec, timesteps=timesteps)
-    finally:
-        module.train(was_training)
-    graph_meta, graph_arrays = pack(graph)
+    graph_meta, graph_arrays, missing = _graph(module, example_inputs, spec, timesteps, must=name not in MODELS)
     arrays |= {f"graph.{key}": value for key, value in graph_arrays.items()}
     arrays |= {f"calibration.{key}": np.asarray(value) for key, value in (calibration or {}).items()}
     meta = {
@@ -141,10 +135,38 @@ def save(
         "config": dict(config),
         "input_spec": spec,
         "labels": list(labels),
-        "training": dict(training or {}),
+        "training": {**(training or {}), **missing},
         "graph": graph_meta,
     }
     return archive.write(path, meta, arrays)
+
+
+def _graph(
+    module: nn.Module,
+    example_inputs: Mapping[str, Array | Tensor],
+    spec: Mapping[str, Mapping[str, Any]],
+    timesteps: int | None,
+    *,
+    must: bool,
+) -> tuple[dict[str, Any], dict[str, Array], dict[str, str]]:
+    """The packed graph of ``module`` and nothing, or nothing and, for the training record, why there is none."""
+    from avsnn.convert.ir.storage import pack  # the one upward import: a checkpoint carries its own graph
+    from avsnn.convert.tracer import trace
+
+    on_cpu = copy.deepcopy(module).cpu().eval()
+    try:
+        graph = trace(on_cpu, example_inputs, input_spec=spec, timesteps=timesteps)
+    except Exception as error:  # whatever stops the tracer must not lose a network that took hours to train
+        if must:
+            raise
+        return {}, {}, {"no_graph": str(error) or type(error).__name__}
+    graph_meta, graph_arrays = pack(graph)
+    return graph_meta, graph_arrays, {}
+
+
+def first(value: Array, spec: Mapping[str, Any], count: int) -> Array:
+    """Return the first ``count`` samples of an input, whose axis follows time if ``spec`` says it is a sequence."""
+    return value[:count] if spec["coding"] == "direct" else value[:, :count]
 
 
 def load(path: str | Path) -> Checkpoint:

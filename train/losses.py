@@ -18,8 +18,7 @@ from torch.nn import functional
 from avsnn.errors import InputError
 from avsnn.train.models.config import build_config, parse_overrides, unknown_name
 
-DEGREES = 360
-"""Directions that a localising network tells apart: output k stands for k + 1 degrees."""
+CIRCLE_DEG = 360
 
 Named = Mapping[str, Tensor]
 
@@ -86,7 +85,7 @@ def instance_alignment(audio: Tensor, image: Tensor, temperature: float) -> Tens
 class AlignedCrossEntropy:
     """``cross entropy + sao_weight * SAO`` (S-CMRL), the features being ``audio_features`` and ``image_features``.
 
-    ``sao`` is ``"class"`` (`class_alignment`), ``"instance"`` (`instance_alignment`) or ``"none"``.
+    ``sao`` is ``"class"`` (`class_alignment`), ``"instance"`` (`instance_alignment`) or ``"off"``.
     """
 
     label_smoothing: float = 0.1
@@ -96,13 +95,13 @@ class AlignedCrossEntropy:
 
     def __post_init__(self) -> None:
         _check_share("label_smoothing", self.label_smoothing)
-        _check_choice("sao", self.sao, ("none", "class", "instance"))
+        _check_choice("sao", self.sao, ("off", "class", "instance"))
         _check_positive("sao_temperature", self.sao_temperature)
 
     def __call__(self, outputs: Named, targets: Named) -> Tensor:
         """Return the mean over the batch."""
         loss = CrossEntropy(label_smoothing=self.label_smoothing)(outputs, targets)
-        if self.sao == "none":
+        if self.sao == "off":
             return loss
         audio, image = (_output(outputs, f"{name}_features") for name in ("audio", "image"))
         if audio.ndim != (wanted := 2 if self.sao == "class" else 3):
@@ -176,7 +175,8 @@ class SoundLocation:
     """``weight * sum_k (p_k - o_k)^2 + (1 - weight) * cross entropy``: where a sound comes from, and what it is.
 
     ``o`` is ``sigmoid(outputs["azimuth"])`` (B, 360) (or the output itself without ``squash``),
-    ``p_k = exp(-d(k, azimuth)^2 / width^2)`` with d the circular distance in degrees; the sum is over directions.
+    ``p_k = exp(-d(k, azimuth)^2 / width^2)`` with d the circular distance in degrees; the sum is over directions, of
+    which output k of K stands for ``(k + 1) 360 / K`` degrees.
     """
 
     weight: float = 0.99
@@ -193,16 +193,23 @@ class SoundLocation:
     def __call__(self, outputs: Named, targets: Named) -> Tensor:
         """Return the mean over the batch, ``targets["azimuth"]`` (B,) being degrees 1 to 360."""
         found = _output(outputs, "azimuth")
-        found = found.sigmoid() if self.squash else found
-        where = (found - gaussian_directions(targets["azimuth"], self.width)).square().sum(1).mean()
+        wanted = gaussian_directions(targets["azimuth"], self.width, found.shape[1])
+        where = ((found.sigmoid() if self.squash else found) - wanted).square().sum(1).mean()
         what = CrossEntropy(label_smoothing=self.label_smoothing)(outputs, targets)
         return self.weight * where + (1 - self.weight) * what
 
 
-def gaussian_directions(azimuth: Tensor, width: float) -> Tensor:
-    """Return ``exp(-d^2 / width^2)`` (B, 360), d the circular distance of 1..360 degrees from ``azimuth`` (B,)."""
-    apart = (torch.arange(1, DEGREES + 1, device=azimuth.device) - azimuth[:, None]).abs() % DEGREES
-    apart = torch.minimum(apart, DEGREES - apart)
+def gaussian_directions(azimuth: Tensor, width: float, directions: int = CIRCLE_DEG) -> Tensor:
+    """Return ``exp(-d^2 / width^2)`` (B, K), d the circular distance in degrees of each direction from ``azimuth``.
+
+    Args:
+        azimuth: (B,) degrees.
+        width: in degrees.
+        directions: K; number k stands for ``(k + 1) 360 / K`` degrees.
+    """
+    degrees = torch.arange(1, directions + 1, device=azimuth.device) * (CIRCLE_DEG / directions)
+    apart = (degrees - azimuth[:, None]).abs() % CIRCLE_DEG
+    apart = torch.minimum(apart, CIRCLE_DEG - apart)
     return torch.exp(-apart.square() / width**2)
 
 

@@ -1,82 +1,177 @@
-"""A module and labelled samples to accuracy with its interval, and to how often each neuron population fires."""
+"""A module and samples to how good its answers are: accuracy, directions, confusions, spikes per neuron."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from numpy.typing import NDArray
+from torch import nn
 
 from avsnn.errors import InputError
-from avsnn.train.neurons import LIF
+from avsnn.train.data.dataset import Data
+from avsnn.train.losses import CIRCLE_DEG, CrossEntropy, Loss
 from avsnn.train.proportion import Proportion
+from avsnn.train.rates import SpikeRates
+from avsnn.train.samples import answers, batch_of, input_names
+
+ETA_DEG = 2.5
+"""A direction counts as found if it is less than this away (SLoClas; 5 on the part of DCASE 2019)."""
+
+Integers = NDArray[np.int64]
+Degrees = NDArray[np.float64]
 
 
-class SpikeRates:
-    """Counts spikes of every `LIF` in a module while used as a context; ``rates()`` is spikes per neuron and step."""
+def degrees_apart(found: Degrees, wanted: Degrees, *, circular: bool = True) -> Degrees:
+    """Return |found - wanted|, by default the shorter way round.
 
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
-        self._spikes: dict[str, float] = {}
-        self._chances: dict[str, int] = {}
-        self._handles: list[RemovableHandle] = []
-
-    def __enter__(self) -> SpikeRates:
-        for name, child in self._module.named_modules():
-            if isinstance(child, LIF):
-                self._spikes[name], self._chances[name] = 0.0, 0
-                self._handles.append(child.register_forward_hook(self._counter(name)))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _counter(self, name: str) -> Any:
-        def count(_module: nn.Module, _inputs: Any, spikes: Tensor) -> None:
-            self._spikes[name] += float(spikes.detach().sum(dtype=torch.float64))
-            self._chances[name] += spikes.numel()
-
-        return count
-
-    def rates(self) -> dict[str, float]:
-        """Return spikes per neuron and step by the name of the population."""
-        return {name: self._spikes[name] / max(1, self._chances[name]) for name in self._spikes}
+    >>> degrees_apart(np.array([359.0, 90.0]), np.array([2.0, 95.0])).tolist()
+    [3.0, 5.0]
+    """
+    apart = np.abs(found - wanted)
+    return np.minimum(apart % CIRCLE_DEG, -apart % CIRCLE_DEG) if circular else apart
 
 
 @dataclass(frozen=True, kw_only=True)
+class Localisation:
+    """Directions against the truth.
+
+    Attributes:
+        mae_deg: mean absolute error, the shorter way round.
+        mae_plain_deg: mean of |found - wanted| (eq. 20 of SpikSLC-Net): 359 and 1 are 358 apart.
+        within: samples strictly less than ``eta_deg`` off, the shorter way round.
+        joint: of these, the ones whose class is right too.
+        eta_deg: the tolerance.
+    """
+
+    mae_deg: float
+    mae_plain_deg: float
+    within: Proportion
+    joint: Proportion
+    eta_deg: float
+
+    def record(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return {
+            "mae_deg": round(self.mae_deg, 6),
+            "mae_plain_deg": round(self.mae_plain_deg, 6),
+            "eta_deg": self.eta_deg,
+            "within": self.within.record(),
+            "joint": self.joint.record(),
+        }
+
+
+def localise(found: Degrees, wanted: Degrees, right: NDArray[np.bool_], eta_deg: float = ETA_DEG) -> Localisation:
+    """Return how good directions are.
+
+    Args:
+        found: (n,) degrees.
+        wanted: (n,) degrees.
+        right: (n,) whether the class is right.
+        eta_deg: an error of exactly this much is too much.
+    """
+    apart = degrees_apart(found, wanted)
+    near = apart < eta_deg
+    return Localisation(
+        mae_deg=float(apart.mean()),
+        mae_plain_deg=float(degrees_apart(found, wanted, circular=False).mean()),
+        within=Proportion(correct=int(near.sum()), count=len(near)),
+        joint=Proportion(correct=int((near & right).sum()), count=len(near)),
+        eta_deg=eta_deg,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Confusion:
+    """``counts[i, k]``: samples of class i that were taken for class k."""
+
+    counts: Integers
+
+    @staticmethod
+    def of(wanted: Integers, found: Integers, classes: int) -> Confusion:
+        """Count the pairs of ``wanted`` and ``found`` (n,) classes."""
+        flat = np.bincount(wanted * classes + found, minlength=classes * classes)
+        return Confusion(counts=flat.reshape(classes, classes).astype(np.int64))
+
+    def shares(self) -> NDArray[np.float64]:
+        """Return the counts divided by their row's sum; a row without samples is 0."""
+        return self.counts / np.maximum(1, self.counts.sum(axis=1, keepdims=True))
+
+    def record(self) -> dict[str, Any]:
+        """Return samples and counts per class and the shares as JSON values."""
+        return {
+            "samples": self.counts.sum(axis=1).tolist(),
+            "counts": self.counts.tolist(),
+            "shares": self.shares().round(6).tolist(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
-    """Accuracy, mean cross-entropy, and spikes per neuron and step of each population."""
+    """Accuracy, mean loss, spikes per neuron and step of each population, confusions, and directions if there are."""
 
     accuracy: Proportion
     loss: float
     rates: dict[str, float]
+    confusion: Confusion
+    localisation: Localisation | None = None
+
+    @property
+    def score(self) -> Proportion:
+        """What a run is judged by: class and direction right where there are directions, else the class."""
+        return self.accuracy if self.localisation is None else self.localisation.joint
 
 
-def evaluate(module: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor, *, batch: int = 100) -> Evaluation:
-    """Return how well ``module`` classifies, in evaluation mode; its mode is left as it was.
+def evaluate(
+    module: nn.Module,
+    data: Data,
+    *,
+    loss: Loss | None = None,
+    batch: int = 100,
+    device: str | torch.device = "cpu",
+    eta_deg: float = ETA_DEG,
+) -> Evaluation:
+    """Return how well ``module`` does on ``data``, in evaluation mode and full precision; its mode is left as it was.
 
     Args:
-        module: returns (B, classes) scores.
-        inputs: (n, *shape) by parameter name of ``forward``.
-        labels: (n,) classes.
+        module: answers by name, see `avsnn.train.samples.answers`; on ``device``.
+        data: at least one sample.
+        loss: cross-entropy without smoothing if None.
         batch: samples at a time.
+        device: where to compute.
+        eta_deg: tolerance of directions.
 
     Raises:
-        InputError: no samples.
+        InputError: no samples, or inputs that the data set lacks.
     """
-    count = len(labels)
+    count = len(data)
     if not count:
-        raise InputError("there is nothing to evaluate", where="labels", found=0)
-    was_training, correct, loss = module.training, 0, 0.0
+        raise InputError("there is nothing to evaluate", where="data", found=0)
+    judge, names = CrossEntropy(label_smoothing=0.0) if loss is None else loss, input_names(module)
+    was_training, total, classes = module.training, 0.0, 0
+    found: dict[str, list[NDArray[Any]]] = {"label": [], "azimuth": []}
     with torch.no_grad(), SpikeRates(module.eval()) as meter:
         for start in range(0, count, batch):
-            chosen = slice(start, start + batch)
-            scores = module(**{name: value[chosen] for name, value in inputs.items()})
-            correct += int((scores.argmax(1) == labels[chosen]).sum())
-            loss += float(nn.functional.cross_entropy(scores, labels[chosen], reduction="sum"))
+            one = batch_of(data[start : start + batch], names, device)
+            outputs = answers(module, one.inputs)
+            total += float(judge(outputs, one.targets)) * len(one.targets["label"])
+            classes = outputs["scores"].shape[1]
+            found["label"].append(outputs["scores"].argmax(1).cpu().numpy())
+            if "azimuth" in outputs:
+                step = CIRCLE_DEG / outputs["azimuth"].shape[1]
+                found["azimuth"].append((outputs["azimuth"].argmax(1).cpu().numpy() + 1) * step)
     module.train(was_training)
-    return Evaluation(accuracy=Proportion(correct=correct, count=count), loss=loss / count, rates=meter.rates())
+    wanted, labels = data.targets(), np.concatenate(found["label"])
+    right = labels == wanted["label"]
+    place = None
+    if found["azimuth"] and "azimuth" in wanted:
+        place = localise(np.concatenate(found["azimuth"]), wanted["azimuth"].astype(np.float64), right, eta_deg)
+    return Evaluation(
+        accuracy=Proportion(correct=int(right.sum()), count=count),
+        loss=total / count,
+        rates=meter.rates(),
+        confusion=Confusion.of(wanted["label"], labels, classes),
+        localisation=place,
+    )

@@ -1,8 +1,9 @@
-"""A plan to a folder with a trained checkpoint: ``run.json``, ``last.pt``, ``metrics.jsonl`` and ``model.pt``.
+"""A plan to a folder with trained checkpoints, and a checkpoint to how good it is on test samples.
 
-``run.json`` is the plan, ``last.pt`` the state after the last finished epoch (enough to go on to the bit),
-``metrics.jsonl`` one line per finished epoch, ``model.pt`` the checkpoint that ``avsnn-convert`` takes, written at
-the end. Each is replaced at once, so a run that was killed at any moment can be resumed.
+Beside ``run.json``, the plan, the folder holds ``last.pt``, the state after the last finished epoch (enough to go on
+to the bit), ``metrics.jsonl``, one line per finished epoch, and at the end two checkpoints that ``avsnn-convert``
+takes: ``model.pt`` after the last epoch, and ``model-best.pt`` after the epoch that did best on validation samples.
+Each file is replaced at once, so a run that was killed at any moment can be resumed.
 """
 
 from __future__ import annotations
@@ -11,126 +12,39 @@ import json
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from avsnn.archive import replace_file
 from avsnn.errors import CheckpointError, InputError
 from avsnn.train import checkpoints
-from avsnn.train.data import avdigits, sources
-from avsnn.train.loop import Options, Row, Samples, Trainer
+from avsnn.train.data import avdigits
+from avsnn.train.data.dataset import Data
+from avsnn.train.loop import Row, Trainer
 from avsnn.train.metrics import Evaluation, evaluate
-from avsnn.train.models.config import build_config, plain
-from avsnn.train.models.table import find_model, make_config
+from avsnn.train.models.config import plain
+from avsnn.train.plans import Count, Plan
 from avsnn.train.proportion import Proportion
+from avsnn.train.samples import answers, batch_of, input_names
 
-DATA = ("avdigits",)
 CALIBRATION_PAIRS = 64
 TEST_SEED = 2
-PLAN, STATE, METRICS, MODEL = "run.json", "last.pt", "metrics.jsonl", "model.pt"
-_FORMAT = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What to train on what, complete: the same plan gives the same network on the same machine.
-
-    Attributes:
-        model: a name in `avsnn.train.models.table.MODELS`.
-        preset: one of its presets.
-        values: configuration values in place of the preset's.
-        data: ``"avdigits"``.
-        pairs: training pairs.
-        val_pairs: pairs to watch, of the validation split.
-        threads: of torch; another number may change the last bits.
-        options: of the training loop.
-    """
-
-    model: str = "scmrl"
-    preset: str = "tiny"
-    values: dict[str, Any] = field(default_factory=dict)
-    data: str = "avdigits"
-    pairs: int = 16_000
-    val_pairs: int = 1_000
-    threads: int = 1
-    options: Options = field(default_factory=Options)
-
-    def __post_init__(self) -> None:
-        if self.data not in DATA:
-            raise InputError("unknown data set", where="data", found=repr(self.data), limit=", ".join(DATA))
-        for name in ("pairs", "val_pairs", "threads"):
-            if getattr(self, name) < 1:
-                raise InputError("is too small", where=name, found=getattr(self, name), limit=1)
-
-    def command(self) -> str:
-        """Return the command line that this plan stands for."""
-        words = ["avsnn-train", self.model, "--data", self.data, "--preset", self.preset]
-        for name, value in {**asdict(self.options), "pairs": self.pairs, "val_pairs": self.val_pairs}.items():
-            words += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
-        for name, value in self.values.items():
-            words.append(f"{name}={','.join(map(str, value)) if isinstance(value, (list, tuple)) else value}")
-        return " ".join(words)
+STATE, METRICS, MODEL, BEST = "last.pt", "metrics.jsonl", "model.pt", "model-best.pt"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
-    """The end of a run: its checkpoint, its metrics by epoch, and its accuracy on validation pairs."""
+    """The end of a run: its checkpoints, metrics by epoch, and how good the last network is on validation samples."""
 
     checkpoint: Path
+    best: Path
     rows: list[Row]
     val: Proportion
-
-
-Count = Callable[[int, int], None]
-"""Called with (done, total)."""
-
-
-def draw(count: int, *, split: str, seed: int | None, names: tuple[str, ...], progress: Count | None = None) -> Samples:
-    """Return ``count`` pairs of avdigits as tensors, only the inputs called ``names``."""
-    pairs = avdigits.make(count, split=split, seed=seed, progress=progress)
-    inputs = {name: torch.from_numpy(value) for name, value in pairs.inputs().items() if name in names}
-    return Samples(inputs=inputs, labels=torch.from_numpy(pairs.label))
-
-
-def begin(plan: Plan, out: Path) -> None:
-    """Make the folder ``out`` for a run of ``plan``.
-
-    Raises:
-        InputError: it already holds a run or cannot be made, or the plan is impossible.
-    """
-    if (out / PLAN).exists():
-        raise InputError("already holds a run", where=str(out), remedy="pass --resume, or another --out")
-    make_config(plan.model, plan.preset, plan.values)  # a mistake must show before the folder is made
-    if plan.options.batch > plan.pairs:
-        raise InputError("is larger than the training set", where="batch", found=plan.options.batch, limit=plan.pairs)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder ({error.strerror})", where=str(out)) from None
-    text = json.dumps({"format": _FORMAT, **plain(plan)}, indent=1, sort_keys=True)
-    replace_file(out / PLAN, text.encode() + b"\n")
-
-
-def recall(out: Path) -> Plan:
-    """Return the plan of the run in ``out``.
-
-    Raises:
-        InputError: there is no run, or its plan cannot be read.
-    """
-    path = out / PLAN
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values.pop("format") != _FORMAT:
-            raise ValueError("another format")
-        return Plan(**{**values, "options": build_config(Options, values["options"])})
-    except FileNotFoundError:
-        raise InputError("there is no run to resume", where=str(out)) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"cannot read the plan ({error})", where=str(path)) from None
 
 
 def execute(
@@ -141,26 +55,24 @@ def execute(
     on_batch: Count | None = None,
     on_pair: Count | None = None,
 ) -> Outcome:
-    """Train to the end, from the last finished epoch if ``out`` has one, and write the checkpoint.
+    """Train to the end, from the last finished epoch if ``out`` has one, and write the checkpoints.
 
     Args:
-        plan: as given to `begin`.
-        out: the folder that `begin` made.
+        plan: as given to `avsnn.train.plans.begin`.
+        out: the folder that it made.
         on_epoch: called with each new epoch's metrics.
         on_batch: called with (updates done, updates of the epoch).
-        on_pair: called with (pairs drawn, pairs to draw) before training.
+        on_pair: called with (samples drawn, samples to draw) before training.
 
     Raises:
         InputError: an impossible configuration, or a loss that is no longer finite.
         CheckpointError: the saved state cannot be read.
     """
     with _threads(plan.threads):
-        config = make_config(plan.model, plan.preset, plan.values)
-        torch.manual_seed(plan.options.seed)
-        module = find_model(plan.model).build(config)
-        train = draw(plan.pairs, split="train", seed=None, names=config.modalities, progress=on_pair)
-        val = draw(plan.val_pairs, split="val", seed=None, names=config.modalities)
-        trainer = Trainer(module, train, val, plan.options)
+        module, device = plan.network(), plan.chosen_device()
+        train, val = plan.draw(plan.pairs, split="train", progress=on_pair), plan.draw(plan.val_pairs, split="val")
+        _check_fit(plan, module, train)
+        trainer = Trainer(module, train, val, plan.options, loss=plan.make_loss(), device=device)
         if (out / STATE).exists():
             trainer.load_state(out / STATE)
         _write_metrics(out, trainer.rows)
@@ -170,18 +82,64 @@ def execute(
             _write_metrics(out, trainer.rows)
             if on_epoch is not None:
                 on_epoch(row)
-        seen = evaluate(module, val.inputs, val.labels)
-        record = describe(plan, seen)
-        _save(out / MODEL, module, plan, config, train, record)
-    return Outcome(checkpoint=out / MODEL, rows=trainer.rows, val=seen.accuracy)
+        last = {name: value.clone() for name, value in module.state_dict().items()}
+        module.load_state_dict(trainer.best["module"])
+        _finish(out / BEST, plan, trainer, epoch=trainer.best["epoch"])
+        module.load_state_dict(last)
+        seen = _finish(out / MODEL, plan, trainer, epoch=len(trainer.rows))
+    return Outcome(checkpoint=out / MODEL, best=out / BEST, rows=trainer.rows, val=seen.score)
+
+
+def _check_fit(plan: Plan, module: nn.Module, train: Data) -> None:
+    """Refuse a network that cannot take the samples, before anything is trained."""
+    sample = batch_of(train[:2], input_names(module))
+    was_training = module.training
+    try:
+        with torch.no_grad():
+            outputs = answers(module.eval(), sample.inputs)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"the network cannot take these inputs ({reason})", where=f"data {plan.data}") from None
+    module.train(was_training)
+    classes, given = len(train.labels), outputs["scores"].shape[1]
+    if given < classes:
+        what = "the network has fewer answers than the data set has classes"
+        raise InputError(what, where=f"data {plan.data}", found=given, limit=classes)
+
+
+def _finish(path: Path, plan: Plan, trainer: Trainer, *, epoch: int) -> Evaluation:
+    """Measure the trainer's module as it is, and write it."""
+    seen = evaluate(trainer.module, trainer.val, loss=trainer.loss, device=trainer.device)
+    record = {**describe(plan, seen), "epoch": epoch, "device": trainer.device.type}
+    calibration, names = trainer.train[:CALIBRATION_PAIRS], input_names(trainer.module)
+    values, spec = calibration.inputs(), calibration.input_spec()
+    checkpoints.save(
+        path,
+        trainer.module.eval(),
+        example_inputs={name: checkpoints.first(values[name], spec[name], 2) for name in names},
+        name=plan.model,
+        config=plain(plan.config()),
+        input_spec={name: spec[name] for name in names},
+        labels=calibration.labels,
+        training=record,
+        calibration={name: values[name] for name in names},
+    )
+    return seen
 
 
 def describe(plan: Plan, seen: Evaluation) -> dict[str, Any]:
-    """Return the training record of a checkpoint: how it was made and how well it does on validation pairs."""
-    return {
+    """Return the training record of a checkpoint: how it was made and how well it does on validation samples."""
+    record: dict[str, Any] = {
         "command": plan.command(),
-        "data": {"name": plan.data, "asset": avdigits.ASSET_VERSION, "pairs": plan.pairs, "val_pairs": plan.val_pairs},
+        "data": {
+            "name": plan.data,
+            "values": plan.data_values,
+            "asset": avdigits.ASSET_VERSION,
+            "pairs": plan.pairs,
+            "val_pairs": plan.val_pairs,
+        },
         "options": asdict(plan.options),
+        "loss": repr(plan.make_loss()),
         "val": seen.accuracy.record(),
         "rates": {name: round(rate, 6) for name, rate in seen.rates.items()},
         "versions": {
@@ -189,21 +147,36 @@ def describe(plan: Plan, seen: Evaluation) -> dict[str, Any]:
             **{name: version(name) for name in ("avsnn", "numpy", "scipy", "torch")},
         },
     }
+    return record if seen.localisation is None else {**record, "val_localisation": seen.localisation.record()}
 
 
-def measure(path: Path, *, pairs: int, seed: int = TEST_SEED, threads: int = 1) -> Evaluation:
-    """Return how well the checkpoint at ``path`` does on ``pairs`` freshly drawn test pairs of avdigits.
+def measure(
+    path: Path, *, pairs: int, seed: int = TEST_SEED, threads: int = 1, data: str | None = None, split: str = "test"
+) -> Evaluation:
+    """Return how well the checkpoint at ``path`` does on ``pairs`` freshly drawn samples.
+
+    Args:
+        path: the checkpoint.
+        pairs: how many samples.
+        seed: of the samples.
+        threads: of torch.
+        data: the data set; the one that the checkpoint was trained on if None.
+        split: of the data set.
 
     Raises:
-        CheckpointError: it cannot be read, or takes other inputs than avdigits has.
+        CheckpointError: it cannot be read.
+        InputError: the data set lacks an input that the network takes.
     """
     checkpoint = checkpoints.load(path)
-    unknown = set(checkpoint.input_spec) - {"image", "audio"}
-    if unknown:
-        raise CheckpointError("takes inputs that avdigits lacks", where=str(path), found=", ".join(sorted(unknown)))
+    known = checkpoint.training.get("data", {})
+    name = data or known.get("name", "avdigits")
+    values = known.get("values", {}) if name == known.get("name") else {}
     with _threads(threads):
-        samples = draw(pairs, split="test", seed=seed, names=tuple(checkpoint.input_spec))
-        return evaluate(checkpoint.build(), samples.inputs, samples.labels)
+        samples = Plan(data=name, data_values=values).draw(pairs, split=split, seed=seed)
+        unknown = set(checkpoint.input_spec) - set(samples.coding)
+        if unknown:
+            raise CheckpointError(f"takes inputs that {name} lacks", where=str(path), found=", ".join(sorted(unknown)))
+        return evaluate(checkpoint.build(), samples)
 
 
 def amend(path: Path, target: Path, changes: Mapping[str, Any]) -> Path:
@@ -212,27 +185,15 @@ def amend(path: Path, target: Path, changes: Mapping[str, Any]) -> Path:
     return checkpoints.save(
         target,
         old.build(),
-        example_inputs={name: value[:2] for name, value in old.calibration.items()},
+        example_inputs={
+            name: checkpoints.first(value, old.input_spec[name], 2) for name, value in old.calibration.items()
+        },
         name=old.name,
         config=old.config,
         input_spec=old.input_spec,
         labels=old.labels,
         training={**old.training, **changes},
         calibration=old.calibration,
-    )
-
-
-def _save(path: Path, module: torch.nn.Module, plan: Plan, config: Any, train: Samples, record: dict[str, Any]) -> None:
-    calibration = {name: value[:CALIBRATION_PAIRS].numpy() for name, value in train.inputs.items()}
-    checkpoints.save(
-        path,
-        module.eval(),
-        example_inputs={name: value[:2] for name, value in calibration.items()},
-        name=plan.model,
-        config=plain(config),
-        labels=[str(digit) for digit in range(sources.CLASSES)],
-        training=record,
-        calibration=calibration,
     )
 
 

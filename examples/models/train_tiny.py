@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from avsnn.train import runs
+from avsnn.train import plans, runs
 from avsnn.train.loop import Options, Row
 
 TEST_PAIRS = 4_000
@@ -38,12 +38,12 @@ def main() -> int:
 
 def train(name: str, out: Path) -> Path:
     """Train one of the three, or go on with it; returns its checkpoint."""
-    plan = runs.Plan(
+    plan = plans.Plan(
         values={"modalities": MODALITIES[name]}, pairs=16_000, options=Options(epochs=8, batch=32, lr=1e-2, shift=1)
     )
-    if not (out / runs.PLAN).exists():
-        runs.begin(plan, out)
-    elif runs.recall(out) != plan:
+    if not (out / plans.PLAN).exists():
+        plans.begin(plan, out)
+    elif plans.recall(out) != plan:
         raise SystemExit(f"{out} holds another run; pass another --out")
 
     def show(row: Row) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from torch import Tensor, nn
 
 from avsnn import archive
 from avsnn.convert.ir.storage import unpack
-from avsnn.errors import CheckpointError
+from avsnn.convert.pipeline import convert
+from avsnn.errors import CheckpointError, TraceError
 from avsnn.train.checkpoints import load, save
 from avsnn.train.layers import DirectCoding
 from avsnn.train.models.config import plain
-from avsnn.train.models.table import find_model, make_config
+from avsnn.train.models.table import MODELS, Model, find_model, make_config
 from avsnn.train.neurons import LIF
 
 VALUES = {"dim": 8, "mlp_ratio": 1}
@@ -115,6 +117,42 @@ def test_network_of_the_user_keeps_its_graph_but_cannot_be_built(tmp_path: Path)
     assert unpack(checkpoint.graph_meta, checkpoint.graph_arrays).timesteps == 3
     with pytest.raises(CheckpointError, match=r"cannot build.*mine"):
         checkpoint.build()
+
+
+class Attends(nn.Module):
+    """Something that the tracer has no rule for."""
+
+    def __init__(self, config: object) -> None:
+        super().__init__()
+        self.repeat, self.linear, self.lif = DirectCoding(2), nn.Linear(4, 4), LIF()
+
+    def forward(self, input: Tensor) -> Tensor:
+        spikes = self.lif(self.repeat(self.linear(input)))
+        return torch.einsum("tbd,tbe->bde", spikes, spikes).logsumexp(2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoConfig:
+    """Nothing to choose."""
+
+
+def test_network_without_rules_is_saved_without_a_graph_if_it_can_be_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = {"input": np.ones((2, 4), "f4")}
+    with pytest.raises(TraceError, match="no rule"):
+        save(tmp_path / "own.pt", Attends(None), example_inputs=examples, name="attends", config={})
+    assert not (tmp_path / "own.pt").exists()
+    monkeypatch.setitem(MODELS, "attends", Model(config=NoConfig, presets={}, build=Attends))
+    module = Attends(None)
+    path = save(tmp_path / "known.pt", module, example_inputs=examples, name="attends", config={}, calibration=examples)
+    checkpoint = load(path)
+    assert checkpoint.graph_meta == {}
+    assert "einsum" in checkpoint.training["no_graph"]
+    given = torch.rand(3, 4)
+    assert torch.equal(checkpoint.build()(given), module.eval()(given))
+    with pytest.raises(TraceError, match=r"have no rule:(?s:.*)einsum(?s:.*)logsumexp"):
+        convert(checkpoint, target="cpu")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -61,7 +61,7 @@ def test_alignment_is_added_with_its_weight(sao: str, share: int) -> None:
     extra = (math.log(4 / 3) + math.log(2)) / share
     found = value("aligned_cross_entropy", outputs, sao=sao, sao_weight=0.5)
     assert found == pytest.approx(math.log(2) + 0.5 * extra, abs=1e-6)
-    assert value("aligned_cross_entropy", {"scores": EVEN}, sao="none") == pytest.approx(math.log(2), abs=1e-6)
+    assert value("aligned_cross_entropy", {"scores": EVEN}, sao="off") == pytest.approx(math.log(2), abs=1e-6)
     with pytest.raises(InputError, match="other axes"):
         value("aligned_cross_entropy", outputs, sao="class" if sao == "instance" else "instance")
 
@@ -149,7 +149,7 @@ def test_loss_reaches_every_output_that_it_uses(name: str) -> None:
         ("spike_counts", {}, "did you mean spike_count?"),
         ("cross_entropy", {"smoothing": 0.1}, "did you mean label_smoothing?"),
         ("cross_entropy", {"label_smoothing": 1.0}, "share"),
-        ("aligned_cross_entropy", {"sao": "pairs"}, "none, class, instance"),
+        ("aligned_cross_entropy", {"sao": "pairs"}, "off, class, instance"),
         ("aligned_cross_entropy", {"sao_temperature": 0.0}, "must be positive"),
         ("spike_count", {"high": 0.1, "low": 0.9}, "rates must rise"),
         ("sound_location", {"weight": 1.5}, "share"),

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from avsnn.convert.ir.storage import pack
 from avsnn.convert.tracer import trace
@@ -25,8 +24,7 @@ def checkpoint() -> Checkpoint:
 
 def test_accuracy_of_the_frozen_pairs_agrees_with_the_record(checkpoint: Checkpoint) -> None:
     pairs = avdigits.frozen()
-    inputs = {name: torch.from_numpy(value) for name, value in pairs.inputs().items()}
-    seen = evaluate(checkpoint.build(), inputs, torch.from_numpy(pairs.label))
+    seen = evaluate(checkpoint.build(), pairs)
     low, high = seen.accuracy.interval(z=3.3)  # one in a thousand
     assert low < checkpoint.training["test"]["fused"]["accuracy"] < high
     assert min(seen.rates.values()) > 0.005

@@ -54,7 +54,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
 
 
 def test_run_leaves_a_checkpoint_and_metrics(finished: Path) -> None:
-    assert sorted(path.name for path in finished.iterdir()) == ["last.pt", "metrics.jsonl", "model.pt", "run.json"]
+    assert sorted(path.name for path in finished.iterdir()) == [
+        "last.pt",
+        "metrics.jsonl",
+        "model-best.pt",
+        "model.pt",
+        "run.json",
+    ]
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == list(range(1, 9))
     assert {"loss", "train_accuracy", "val_accuracy", "rates", "seconds"} <= rows[0].keys()
@@ -72,7 +78,7 @@ def test_run_leaves_a_checkpoint_and_metrics(finished: Path) -> None:
 def test_recorded_command_gives_the_same_run(finished: Path, tmp_path: Path) -> None:
     command = checkpoints.load(finished / "model.pt").training["command"].split()
     assert main([*command[0].split("-")[1:], *command[1:], "--out", str(tmp_path / "again")]) == 0
-    for name in ("run.json", "model.pt"):
+    for name in ("run.json", "model.pt", "model-best.pt"):
         assert (tmp_path / "again" / name).read_bytes() == (finished / name).read_bytes()
 
 
@@ -91,7 +97,17 @@ def test_killed_and_interrupted_run_ends_with_the_same_bytes(finished: Path, tmp
     assert f"go on with: avsnn-train --resume --out {out}" in errors
     assert not (out / "model.pt").exists()
     assert main(["train", "--resume", "--out", str(out)]) == 0
-    assert (out / "model.pt").read_bytes() == (finished / "model.pt").read_bytes()
+    for name in ("model.pt", "model-best.pt"):
+        assert (out / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_best_checkpoint_is_the_epoch_that_did_best(finished: Path) -> None:
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    best = max(rows, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
+    training = checkpoints.load(finished / "model-best.pt").training
+    assert training["epoch"] == best["epoch"]
+    assert training["val"]["accuracy"] == best["val_accuracy"]
+    assert checkpoints.load(finished / "model.pt").training["epoch"] == 8
 
 
 def test_evaluate_prints_accuracy_with_interval(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,12 +129,22 @@ def test_evaluate_prints_accuracy_with_interval(finished: Path, capsys: pytest.C
         (["scmrl", "--out", "{new}", "dims=8"], "did you mean dim?"),
         (["scmrl", "--preset", "tin", "--out", "{new}"], "did you mean tiny?"),
         (["scmrl", "--data", "mnist", "--out", "{new}"], "limit avdigits"),
+        (["scmrl", "--data", "avdigit", "--out", "{new}"], "did you mean avdigits?"),
+        (["scmrl", "data.lvl=mid", "--out", "{new}"], "did you mean level?"),
+        (["scmrl", "--loss", "cross", "--out", "{new}"], "did you mean cross_entropy?"),
+        (["scmrl", "loss.smoothing=0.1", "--out", "{new}"], "did you mean label_smoothing?"),
+        (["scmrl", "--loss", "spike_count", "loss.high=2.0", "--out", "{new}"], "rates must rise"),
+        (["scmrl", "epochs=3", "--out", "{new}"], "pass --epochs 3"),
+        (["scmrl", "--schedule", "cosin", "--out", "{new}"], "did you mean cosine?"),
+        (["scmrl", "--device", "tpu", "--out", "{new}"], "limit auto, cpu, cuda"),
         (["scmrl", "--epochs", "0", "--out", "{new}"], "epochs: is too small"),
         (["scmrl", "--pairs", "20", "--out", "{new}"], "larger than the training set"),
         (["scmrl", "--out", "{old}"], "already holds a run"),
         (["--resume", "--out", "{new}"], "no run to resume"),
         (["--resume", "--lr", "0.5", "--out", "{old}"], "lr: differs from the run"),
-        (["scmrl", "dim=16", "--resume", "--out", "{old}"], "values: differs from the run"),
+        (["scmrl", "dim=16", "--resume", "--out", "{old}"], "dim: differs from the run"),
+        (["scmrl", "--label-smoothing", "0.3", "--resume", "--out", "{old}"], "label_smoothing: differs from the run"),
+        (["--resume", "--no-amp", "--out", "{old}"], "amp: differs from the run"),
         (["--evaluate", "{old}/nothing.pt"], "no such file"),
         (["--evaluate", "{old}/last.pt"], "torch pickle"),
         (["--evaluate", "{old}/model.pt", "--epochs", "3"], "no meaning with --evaluate"),

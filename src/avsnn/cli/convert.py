@@ -23,8 +23,7 @@ from avsnn.convert.bundle import Bundle, seal, staged, write_json
 from avsnn.convert.ir.fixed_interpreter import to_integers
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret
-from avsnn.convert.ir.storage import unpack
-from avsnn.convert.pipeline import Inputs, Progress, batches, convert
+from avsnn.convert.pipeline import Inputs, Progress, batches, convert, graph_of
 from avsnn.deploy.backends.cpu import simulate
 from avsnn.deploy.capability import capabilities
 from avsnn.deploy.executions import Executions, execute_all
@@ -80,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         source, calibration, name = load_source(args.model, args.module, args.calibration)
         data = labelled(args.data or name)
         if args.module is None:  # else the inputs are not known before the module is traced
-            traced = unpack(source.graph_meta, source.graph_arrays, where=args.model)
+            traced = graph_of(source)
             _check(traced, data, calibration, args)
         bundle = convert(
             source,
