@@ -18,8 +18,9 @@ from avsnn.convert.ir.fixed_interpreter import bias_of, lif_step
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.kernels import per_channel
 from avsnn.convert.ir.node import Array
+from avsnn.convert.passes.currents import terms
 from avsnn.convert.passes.integer_formats import FRACTION_BITS
-from avsnn.convert.passes.quantise import Scale, terms
+from avsnn.convert.passes.quantise import Scale
 from avsnn.errors import VerifyError
 
 SLACK = 1e-6  # of a step: the float64 product S w is itself rounded

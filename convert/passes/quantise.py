@@ -22,6 +22,7 @@ from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret
 from avsnn.convert.ir.kernels import conv2d, per_channel
 from avsnn.convert.ir.node import Array, Node
+from avsnn.convert.passes.currents import Term, spike_sources, terms, total_bias
 from avsnn.convert.passes.integer_formats import Target, check_range, grid, mantissas, reach
 from avsnn.errors import CapabilityError, QuantizeError
 
@@ -48,30 +49,6 @@ class Scale:
     disagreement: float = 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Term:
-    """One weighted connection: a float layer and the population or input it reads.
-
-    Attributes:
-        layer: the float layer.
-        source: what it reads, in the integer graph.
-        name: of the synapse to be.
-        step: what an integer 1 of the source stands for: 1 for spikes, the step of an input.
-        levels: largest integer magnitude that the source sends.
-    """
-
-    layer: ir.Conv2d | ir.Linear
-    source: str
-    name: str
-    step: float = 1.0
-    levels: int = 1
-
-    @property
-    def weight(self) -> Array:
-        """Real weight per integer unit of the source."""
-        return self.layer.weight.astype(np.float64) * self.step
-
-
 def quantise(graph: Graph, *, target: Target, calibration: Mapping[str, Array]) -> tuple[Graph, tuple[Scale, ...]]:
     """Return the integer graph and how each population was scaled.
 
@@ -92,44 +69,6 @@ def quantise(graph: Graph, *, target: Target, calibration: Mapping[str, Array]) 
         nodes=tuple(builder.nodes.values()), outputs=graph.outputs, timesteps=graph.timesteps, stage="quantised"
     )
     return done, tuple(builder.scales)
-
-
-def terms(graph: Graph, name: str) -> list[Term]:
-    """The weighted connections that make up the current ``name``: through sums to layers, through sums to spikes."""
-    node = graph[name]
-    if isinstance(node, ir.Add):
-        return [term for source in node.inputs for term in terms(graph, source)]
-    if not isinstance(node, ir.Conv2d | ir.Linear):
-        raise CapabilityError("a neuron must read weighted sums", where=node.origin or name, found=node.kind)
-    sources = spike_sources(graph, node.inputs[0])
-    names = [node.name] if len(sources) == 1 else [f"{node.name}@{source}" for source in sources]
-    made = []
-    for source, term in zip(sources, names, strict=True):
-        fed = graph.by_name.get(source)
-        steps: dict[str, Any] = {}
-        if isinstance(fed, ir.Input):
-            steps = {"step": fed.step, "levels": round(max(abs(fed.low), abs(fed.high)) / fed.step)}
-        made.append(Term(layer=node, source=source, name=term, **steps))
-    return made
-
-
-def spike_sources(graph: Graph, name: str) -> list[str]:
-    """The populations whose spikes add up to ``name``."""
-    node = graph[name]
-    match node:
-        case ir.Add():
-            found = [source for each in node.inputs for source in spike_sources(graph, each)]
-            if len(set(found)) < len(found):
-                raise CapabilityError("the same spikes are added twice", where=node.origin or name, found=found)
-            return found
-        case ir.Flatten():
-            return spike_sources(graph, node.inputs[0])
-        case ir.LIF() | ir.Input():
-            return [name]
-        case ir.MaxPool2d():
-            return [f"{name}.or"]
-        case _:
-            raise CapabilityError("a layer must read spikes or an input", where=node.origin or name, found=node.kind)
 
 
 class _Builder:
@@ -242,7 +181,7 @@ class _Builder:
         """A population driven by spikes: the scale that disagrees least with the folded graph on calibration data."""
         threshold = node.threshold / node.gain
         largest = max(float(np.abs(t.weight).max(initial=0.0)) for t in found)
-        bias = _bias(node, found)
+        bias = total_bias(found)
         top = self._largest_threshold(threshold, largest, float(np.abs(bias).max()))
         if any(t.levels > 1 for t in found):
             top = min(top, self._room(threshold, found))
@@ -353,7 +292,7 @@ class _Builder:
         term, layer = found[0], found[0].layer
         source = self.graph[term.source]
         assert isinstance(source, ir.Input)
-        threshold, bias, weight = node.threshold / node.gain, _bias(node, found), term.weight
+        threshold, bias, weight = node.threshold / node.gain, total_bias(found), term.weight
         peak = reach(layer, weight, bias, round(source.low / source.step), round(source.high / source.step))
         h = int(min(self.target.bias_room / peak * threshold, self.target.threshold_room) - 1)
         if h < 1:
@@ -421,12 +360,3 @@ def _walk(population: fixed.FixedLIF, current: Callable[[int], Array], T: int, s
         u, v, s = lif_step(wide, u, v, current(t), b, t)
         spikes.append(s if np.abs(u).max(initial=0) < 2 ** (population.state_bits - 1) else ~s)
     return np.stack(spikes)
-
-
-def _bias(node: ir.LIF, found: Sequence[Term]) -> Array:
-    """Sum of the biases of the layers behind a population, (C,) or a map; each layer counts once."""
-    layers = {t.layer.name: t.layer for t in found}
-    maps = [layer.bias.astype(np.float64) for layer in layers.values()]
-    rank = max(m.ndim for m in maps)
-    total: Array = sum((per_channel(m, rank) for m in maps), start=np.zeros(1).reshape((1,) * rank))
-    return total
