@@ -11,7 +11,9 @@ from torch import nn
 
 from avsnn.errors import InputError
 from avsnn.train.models.config import build_config, parse_overrides, plain
-from avsnn.train.models.scmrl import SCMRLConfig, Trunk, build_scmrl
+from avsnn.train.models.scmrl import build_scmrl
+from avsnn.train.models.scmrl_config import SCMRLConfig
+from avsnn.train.models.scmrl_trunk import Trunk
 from avsnn.train.models.table import find_model, make_config
 
 
@@ -19,20 +21,57 @@ def size(*modules: nn.Module) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
+NONE = {"fusion": "none", "sao": "off"}
+COMMON_STREAM = 659_712, 42_048  # D = 256, D = 64: the one of the authors' code that nothing reads
+
+
 @pytest.mark.parametrize(
-    ("preset", "values", "parameters"),
+    ("model", "values", "large", "small"),
     [
-        ("reference-256", {}, 3_015_686),
-        ("reference", {}, 191_242),
-        ("tiny", {}, 45_930),
-        ("tiny", {"modalities": ("image",)}, 23_130),
-        ("tiny", {"modalities": ("audio",)}, 23_130),
-        ("tiny", {"interaction": "concat"}, 45_930 + 320),
-        ("tiny", {"interaction": "concat", "head": "tokens"}, 45_930 - 320 + (49 + 64) * 320),
+        ("scmrl", NONE, 3_015_686, 191_242),
+        ("scmrl", {"fusion": "spatial", "sao": "off"}, 3_544_070, 225_034),
+        ("scmrl", {"fusion": "temporal", "sao": "off"}, 3_544_070, 225_034),
+        ("scmrl", {"sao": "off"}, 4_072_454, 258_826),
+        ("scmrl", {}, 4_204_038, 267_146),
+        ("scmrl", {"sao": "instance"}, 4_204_038, 267_146),
+        ("weight-attention", {}, 3_278_856, 207_884),
+        ("sca", {"position": "random"}, 3_544_070, 225_034),
+        ("sca", {}, 3_544_070 + 17 * 17, 225_034 + 17 * 17),
+        ("cmci", {}, 4_338_194 - COMMON_STREAM[0], 276_638 - COMMON_STREAM[1]),
+        ("spikformer", {"modalities": ("audio",)}, 1_772_518, 112_770),
+        ("spikformer", {"modalities": ("image",)}, 1_773_094, 112_914),
     ],
 )
-def test_parameter_counts(preset: str, values: dict[str, Any], parameters: int) -> None:
-    assert size(build_scmrl(make_config("scmrl", preset, values))) == parameters
+def test_published_sizes(model: str, values: dict[str, Any], large: int, small: int) -> None:
+    for preset, parameters in (("reference-256", large), ("reference", small)):
+        assert size(build_scmrl(make_config(model, preset, values))) == parameters
+
+
+@pytest.mark.parametrize(("preset", "unread", "fused"), [("reference-256", 0, 3_675_398), ("reference", 1, 233_290)])
+def test_sizes_of_the_common_stream(preset: str, unread: int, fused: int) -> None:
+    network = build_scmrl(make_config("cmci", preset, {}))
+    assert size(network.get_submodule("fusion")) == COMMON_STREAM[unread]
+    heads = [network.get_submodule(name) for name in ("image_head", "audio_head")]
+    assert size(network) - size(*heads) == fused
+
+
+@pytest.mark.parametrize(("dim", "parameters"), [(32, 65_594), (64, 256_106), (128, 1_011_914), (256, 4_022_666)])
+def test_published_sizes_for_events(dim: int, parameters: int) -> None:
+    assert size(build_scmrl(make_config("scmrl", "events-reference", {"dim": dim}))) == parameters
+
+
+@pytest.mark.parametrize(
+    ("values", "parameters"),
+    [
+        ({}, 45_930),
+        ({"modalities": ("image",)}, 23_130),
+        ({"modalities": ("audio",)}, 23_130),
+        ({"interaction": "concat"}, 45_930 + 320),
+        ({"interaction": "concat", "head": "tokens"}, 45_930 - 320 + (49 + 64) * 320),
+    ],
+)
+def test_sizes_without_fusion(values: dict[str, Any], parameters: int) -> None:
+    assert size(build_scmrl(make_config("scmrl", "tiny", values))) == parameters
 
 
 @pytest.mark.parametrize(
@@ -81,7 +120,7 @@ def test_repeating_the_current_equals_repeating_the_image() -> None:
 
 
 def test_configuration_survives_json() -> None:
-    config = make_config("scmrl", "reference", {"modalities": ["audio"]})
+    config = make_config("scmrl", "reference", {**NONE, "modalities": ["audio"]})
     assert build_config(SCMRLConfig, plain(config)) == config
 
 
@@ -114,7 +153,19 @@ def test_overrides_that_make_no_sense(pair: str, word: str) -> None:
         ({"dim": True}, "not of type int"),
         ({"modalities": "image"}, "not a list"),
         ({"modalities": ("smell",)}, "image,audio"),
-        ({"fusion": "ccssa"}, "limit none"),
+        ({"fusion": "ccssa"}, "limit none, spatial"),
+        ({"fusion": "sca"}, "limit none, spatial"),
+        ({"fusion": "temporal"}, "image_pad=2"),
+        ({"fusion": "spatiotemporal", "stages": 1}, "image_pad=2"),
+        ({"fusion": "temporal", "image_size": 48}, "audio_pad=8"),
+        ({"fusion": "spatial", "heads": 3}, "divisor of dim, 32"),
+        ({"fusion": "spatial", "modalities": ("audio",)}, "single modality audio"),
+        ({"sao": "class"}, "no residual"),
+        ({"temporal": "prefix"}, "limit window"),
+        ({"attention_scale": 0.0}, "above 0"),
+        ({"fusion": "spatial", "attention_threshold": 0.0}, "must be positive"),
+        ({"image_pad": -1}, "0 or more"),
+        ({"image_coding": "rate"}, "direct, sequence"),
         ({"head": "max"}, "mean, tokens"),
         ({"head": "tokens"}, "concat"),
         ({"dim": 33}, "multiple of 2"),
@@ -125,7 +176,21 @@ def test_overrides_that_make_no_sense(pair: str, word: str) -> None:
 )
 def test_impossible_configurations(values: dict[str, Any], word: str) -> None:
     with pytest.raises(InputError, match=word):
-        make_config("scmrl", "tiny", values)
+        build_scmrl(make_config("scmrl", "tiny", values))
+
+
+def test_the_padding_that_an_error_proposes_is_accepted() -> None:
+    assert make_config("scmrl", "tiny", {"fusion": "temporal", "image_pad": 2}).side("image") == 8
+    assert make_config("scmrl", "tiny", {"fusion": "temporal", "image_size": 48, "audio_pad": 8}).side("audio") == 12
+
+
+def test_models_of_one_modality_or_one_fusion_refuse_others() -> None:
+    with pytest.raises(InputError, match="one of image, audio"):
+        make_config("spikformer", "tiny", {"modalities": ("image", "audio")})
+    with pytest.raises(InputError, match="limit cmci"):
+        make_config("cmci", "tiny", {"fusion": "sca"})
+    with pytest.raises(InputError, match="learned, random"):
+        make_config("sca", "tiny", {"position": "sine"})
 
 
 def test_unknown_names_list_the_known() -> None:

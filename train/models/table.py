@@ -8,8 +8,16 @@ from typing import Any
 
 from torch import nn
 
-from avsnn.train.models import scmrl
+from avsnn.train.models import scmrl_presets
 from avsnn.train.models.config import build_config, unknown_name
+from avsnn.train.models.scmrl import build_scmrl, scmrl_loss
+from avsnn.train.models.scmrl_config import (
+    CMCIConfig,
+    SCAConfig,
+    SCMRLConfig,
+    SpikformerConfig,
+    WeightAttentionConfig,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +39,11 @@ class Model:
 
 
 MODELS = {
-    "scmrl": Model(config=scmrl.SCMRLConfig, presets=scmrl.PRESETS, build=scmrl.build_scmrl),
+    "scmrl": Model(config=SCMRLConfig, presets=scmrl_presets.SCMRL, build=build_scmrl, loss=scmrl_loss),
+    "spikformer": Model(config=SpikformerConfig, presets=scmrl_presets.SPIKFORMER, build=build_scmrl),
+    "weight-attention": Model(config=WeightAttentionConfig, presets=scmrl_presets.RIVAL, build=build_scmrl),
+    "sca": Model(config=SCAConfig, presets=scmrl_presets.RIVAL, build=build_scmrl),
+    "cmci": Model(config=CMCIConfig, presets=scmrl_presets.RIVAL, build=build_scmrl, loss=scmrl_loss),
 }
 
 
