@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import select
 import shutil
@@ -32,11 +33,14 @@ from avsnn.errors import AvsnnError, BackendError, DomainError, InputError
 SCRIPT = Path(__file__).resolve().parent / "lava_worker.py"
 START_S = 120.0
 TIMEOUT_S = 3600.0
+STALL_S = 20.0
 CLOSE_S = 5.0
 SOCKET_ROOM = 50  # Lava puts a Unix socket below the folder for temporary files, and a socket's path has 107 characters
 RECORD = ("all", "spikes", "none")
 Record = str | Collection[str]
 _KINDS: dict[str, type[AvsnnError]] = {"NetworkError": InputError, "StateError": DomainError}
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,13 +66,14 @@ class LavaWorker:
     Args:
         python: the Lava interpreter, default `lava_env.require`.
         timeout_s: limit for one run.
+        stall_s: time without any work in any process after which Lava's runtime counts as stuck.
 
     Raises:
         BackendError: no Lava interpreter, or it does not start.
     """
 
-    def __init__(self, *, python: Path | None = None, timeout_s: float = TIMEOUT_S) -> None:
-        self.timeout_s = timeout_s
+    def __init__(self, *, python: Path | None = None, timeout_s: float = TIMEOUT_S, stall_s: float = STALL_S) -> None:
+        self.timeout_s, self.stall_s = timeout_s, stall_s
         self._python = python or lava_env.require()
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: Path | None = None
@@ -114,7 +119,13 @@ class LavaWorker:
             raise
 
     def run(
-        self, folder: Path, inputs: Mapping[str, Array], *, record: Record = "all", oracle: bool = False
+        self,
+        folder: Path,
+        inputs: Mapping[str, Array],
+        *,
+        record: Record = "all",
+        oracle: bool = False,
+        attempts: int = 2,
     ) -> LavaRun:
         """Run an export on integers.
 
@@ -123,6 +134,7 @@ class LavaWorker:
             inputs: name to integers, (B, *shape) or (T, B, *shape) as the input's coding says.
             record: "all" (spikes, u, v), "spikes", "none" (outputs alone), or names of populations to record in full.
             oracle: drive Lava's process models without its runtime: the same integers, in milliseconds.
+            attempts: how often to try when Lava's runtime gets stuck at its start, which happens now and then.
 
         Raises:
             InputError: inputs that do not fit the network.
@@ -143,8 +155,12 @@ class LavaWorker:
             files = _store(inputs, place)
             names = record if isinstance(record, str) else sorted(record)
             where = {"folder": str(folder.resolve()), "inputs": files, "out": str(place / "out")}
-            self._ask(where | {"record": names, "oracle": oracle})
+            self._ask(where | {"record": names, "oracle": oracle, "stall_s": self.stall_s})
             answer = self._answer(self.timeout_s)
+            if answer.get("kind") == "Stalled" and attempts > 1:
+                log.warning("Lava's runtime was stuck (%s); running it once more", answer["message"])
+                self.close()
+                return self.run(folder, inputs, record=record, oracle=oracle, attempts=attempts - 1)
             if not answer.get("done"):
                 kind = _KINDS.get(str(answer.get("kind")))
                 if kind is not None:
@@ -202,13 +218,13 @@ class LavaWorker:
 
     def _lost(self, what: str) -> BackendError:
         """Close, and say what its log ends with."""
-        log = ""
+        lines = ""
         if self._folder is not None:
             for path in (*self._folder.glob("run*/out/log.txt"), self._folder / "log.txt"):
                 with contextlib.suppress(OSError):
-                    log = log or path.read_text(encoding="utf-8", errors="replace")[-4000:]
+                    lines = lines or path.read_text(encoding="utf-8", errors="replace")[-4000:]
         self.close()
-        return BackendError(f"the Lava worker {what} ({_tail({'log': log})})", where="lava")
+        return BackendError(f"the Lava worker {what} ({_tail({'log': lines})})", where="lava")
 
 
 def run_folder(

@@ -29,6 +29,7 @@ import numpy as np
 
 GRACE_S = 0.5  # for the shared memory of killed Lava processes to be released
 POLL_S = 0.2
+STALLED = "Stalled"
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 WARM = (
     "lava.proc.lif.models",
@@ -87,7 +88,7 @@ def end() -> None:
 
 
 def serve(request: dict[str, Any]) -> dict[str, Any]:
-    """Carry out one request in a fork: {"folder", "inputs", "out", "record", "oracle"}."""
+    """Carry out one request in a fork: {"folder", "inputs", "out", "record", "oracle", "stall_s"}."""
     out = Path(request["out"])
     started = time.perf_counter()
     if request["oracle"]:
@@ -116,7 +117,7 @@ def carry_out(request: dict[str, Any], out: Path) -> None:
         nothing = os.open(os.devnull, os.O_RDONLY)
         for source, target in ((nothing, 0), (log, 1), (log, 2)):
             os.dup2(source, target)
-        threading.Thread(target=watch, args=(out,), daemon=True).start()
+        threading.Thread(target=watch, args=(out, request["stall_s"]), daemon=True).start()
         network = load("network", Path(request["folder"]) / "network.py")
         inputs = {name: np.load(file, allow_pickle=False) for name, file in request["inputs"].items()}
         network.run(inputs, out, request["record"], oracle() if request["oracle"] else None)
@@ -147,16 +148,34 @@ def load(name: str, path: Path) -> Any:
     return module
 
 
-def watch(out: Path) -> None:
-    """End the request when a Lava process failed: Lava itself would wait for ever."""
+def watch(out: Path, stall_s: float) -> None:
+    """End the request when a Lava process failed or all of them stopped working: Lava itself would wait for ever."""
     seen: set[Any] = set()
+    worked, since = 0, time.monotonic()
     while True:
         time.sleep(POLL_S)
+        if (ticks := group_ticks()) != worked:
+            worked, since = ticks, time.monotonic()
+        elif time.monotonic() - since > stall_s:
+            fail(out, STALLED, f"no process has worked for {stall_s:g} s: Lava's runtime is stuck")
+            os._exit(1)
         seen.update(tuple(multiprocessing.process._children))  # type: ignore[attr-defined]  # active_children() reaps
         for process in seen:
             if reason := failure(process):
                 fail(out, "LavaProcess", reason)
                 os._exit(1)
+
+
+def group_ticks() -> int:
+    """Processor time of all processes of the group, in clock ticks; of this one the main thread's alone."""
+    own, group, total = str(os.getpid()), str(os.getpgrp()), 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            stat = folder / "task" / own / "stat" if folder.name == own else folder / "stat"
+            fields = stat.read_text().rpartition(")")[2].split()
+            if fields[2] == group:
+                total += int(fields[11]) + int(fields[12])
+    return total
 
 
 def failure(process: Any) -> str:
