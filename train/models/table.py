@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from avsnn.train.models import scmrl_presets
+from avsnn.train.models import scmrl_presets, slc_ann, spikslc_config
 from avsnn.train.models.config import build_config, unknown_name
 from avsnn.train.models.scmrl import build_scmrl, scmrl_loss
 from avsnn.train.models.scmrl_config import (
@@ -18,6 +18,8 @@ from avsnn.train.models.scmrl_config import (
     SpikformerConfig,
     WeightAttentionConfig,
 )
+from avsnn.train.models.spikslc import build_spikslc
+from avsnn.train.models.spikslc_config import SpikSLCConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,14 @@ MODELS = {
     "weight-attention": Model(config=WeightAttentionConfig, presets=scmrl_presets.RIVAL, build=build_scmrl),
     "sca": Model(config=SCAConfig, presets=scmrl_presets.RIVAL, build=build_scmrl),
     "cmci": Model(config=CMCIConfig, presets=scmrl_presets.RIVAL, build=build_scmrl, loss=scmrl_loss),
+    "spikslc": Model(config=SpikSLCConfig, presets=spikslc_config.PRESETS, build=build_spikslc, loss="sound_location"),
+    "slc-net": Model(config=SpikSLCConfig, presets=slc_ann.SLC_NET_PRESETS, build=build_spikslc, loss="sound_location"),
+    "gcc-phat-cnn-reimplementation": Model(
+        config=slc_ann.GccCnnConfig,
+        presets=slc_ann.GCC_CNN_PRESETS,
+        build=slc_ann.build_gcc_cnn,
+        loss="sound_location",
+    ),
 }
 
 
