@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from avsnn.train.models import scmrl_presets, slc_ann, spikslc_config
+from avsnn.train.models import audio_snn, l2net, scmrl_presets, slc_ann, smlp, spikslc_config
 from avsnn.train.models.config import build_config, unknown_name
 from avsnn.train.models.scmrl import build_scmrl, scmrl_loss
 from avsnn.train.models.scmrl_config import (
@@ -54,6 +54,11 @@ MODELS = {
         build=slc_ann.build_gcc_cnn,
         loss="sound_location",
     ),
+    "l2net": Model(config=l2net.L2NetConfig, presets=l2net.PRESETS, build=l2net.L2Net, loss="spike_count"),
+    "audio-snn": Model(
+        config=audio_snn.AudioSNNConfig, presets=audio_snn.PRESETS, build=audio_snn.AudioSNN, loss="spike_count"
+    ),
+    "smlp": Model(config=smlp.SMLPConfig, presets=smlp.PRESETS, build=smlp.build_smlp, loss="spike_count"),
 }
 
 
