@@ -50,7 +50,7 @@ class Data(Protocol):
         ...
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The integers by name, for a digest or a cache file."""
+        """The integers by name, inputs and targets."""
         ...
 
 
@@ -146,6 +146,17 @@ class Dataset:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The integers by name."""
         return {**self.codes, **self.goals}
+
+
+def saved(data: Data) -> dict[str, NDArray[Any]]:
+    """The arrays of a file that `avsnn-run` reads: inputs and targets by name.
+
+    Inputs of 0..1 in steps of 1/255 as uint8 (readers know that), all others as their float32 values.
+    """
+    arrays, values = data.arrays(), data.inputs()
+    spec = data.input_spec()
+    bytes_ = {name for name in values if arrays[name].dtype == np.uint8 and spec[name]["step"] == 1 / 255}
+    return {**{name: arrays[name] if name in bytes_ else value for name, value in values.items()}, **data.targets()}
 
 
 def check_count(count: object, most: int, where: str) -> None:

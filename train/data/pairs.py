@@ -28,7 +28,7 @@ class PairsConfig:
     """Where the pairs are and what they become.
 
     Args:
-        root: folder, ``.csv``, ``.json`` or ``.npz``; see `pair_lists` and `_from_npz`.
+        root: folder, ``.csv``, ``.json`` or ``.npz``.
         classes: names in the order of their numbers; empty: as found, in alphabetical order.
         image_size: pixels per side.
         image_mode: ``grey`` or ``rgb``.

@@ -1,4 +1,4 @@
-"""List, describe and generate the embedded data sets."""
+"""List, describe and generate the embedded data sets, and read pairs of your own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ _EXAMPLE = """example:
   avsnn data list
   avsnn data info avdigits
   avsnn data make avdigits --count 2000 --split test --out test.npz
+  avsnn data make sloclas-sim rooms=unseen --count 500 --split test --out unseen.npz
+  avsnn data make pairs root=my/pairs image_mode=rgb --split all --out mine.npz
 """
 
 
@@ -31,17 +32,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     make = verbs.add_parser(
         "make",
-        help="generate pairs into an npz file",
-        description="Write the arrays image, audio (uint8) and label (int64) to an npz file. "
-        "The same options give the same integers everywhere.",
-        epilog="example: avsnn data make avdigits --count 2000 --split test --out test.npz",
+        help="generate or read samples into an npz file",
+        description="Write inputs and targets (see: avsnn data info NAME) to an npz file that avsnn-run reads. "
+        "The same options give the same numbers everywhere.",
+        epilog="example: avsnn data make avdigits level=easy --count 2000 --split test --out test.npz",
     )
     for verb in (info, make):
         verb.add_argument("name", metavar="NAME", help="data set, see: avsnn data list")
-    make.add_argument("--count", type=int, required=True, metavar="N", help="number of pairs")
+    make.add_argument("values", nargs="*", metavar="key=value", help="options, see: avsnn data info NAME")
+    make.add_argument("--count", type=int, metavar="N", help="number of samples; for pairs of your own default: all")
     make.add_argument("--split", default="train", metavar="S", help="train, val or test (default: train)")
     make.add_argument("--seed", type=int, metavar="K", help="default: 0 for train, 1 for val, 2 for test")
-    make.add_argument("--level", default="mid", metavar="L", help="easy, mid, harder or hard (default: mid)")
+    make.add_argument("--level", metavar="L", help="easy, mid, harder or hard; the same as level=L")
     make.add_argument("--out", type=Path, required=True, metavar="FILE", help="npz file to write")
     make.add_argument("--force", action="store_true", help="replace an existing file")
     for verb in (listing, info, make):
@@ -62,18 +64,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from avsnn.train.data.catalogue import CATALOGUE
+    from avsnn.train.data.catalogue import CATALOGUE, summarise
 
     if args.json:
-        _print_json([asdict(entry) for entry in CATALOGUE.values()])
+        _print_json([summarise(entry) for entry in CATALOGUE.values()])
         return 0
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("name", "modalities", "classes", "counts", "licence")
+    table = Table("name", "inputs", "classes", "counts", "licence")
     for entry in CATALOGUE.values():
         counts = ", ".join(f"{key}: {value}" for key, value in entry.counts.items())
-        table.add_row(entry.name, ", ".join(entry.modalities), str(entry.classes), counts, entry.licence)
+        table.add_row(entry.name, ", ".join(entry.modalities), str(entry.classes or "yours"), counts, entry.licence)
     Console().print(table)
     return 0
 
@@ -85,44 +87,62 @@ def _info(args: argparse.Namespace) -> int:
     if args.json:
         _print_json(facts)
         return 0
-    print(f"{facts['name']}: {facts['summary']}\n{facts['classes']} classes, licence: {facts['licence']}")
+    print(f"{facts['name']}: {facts['summary']}\n{facts['classes'] or 'your'} classes, licence: {facts['licence']}")
     print("\narrays")
     for name, array in facts["arrays"].items():
         shape = ", ".join(str(size) for size in array["shape"])
         print(f"  {name}: ({shape}) {array['dtype']}, {array['meaning']}")
+    print("\noptions")
+    for name, option in facts["options"].items():
+        default = option["default"]
+        print(f"  {name}={','.join(default) if isinstance(default, tuple) else default}  {option['meaning']}")
     print("\nsplits")
-    for name, split in facts["splits"].items():
+    for name, split in facts.get("splits", {}).items():
         voices = ", ".join(split["voices"])
         print(f"  {name}: {split['images']} images, {split['words']} words by {voices}; default seed {split['seed']}")
     print(f"  {facts['split_rule']}")
-    print("\nlevels: " + ", ".join(facts["levels"]))
-    frozen = facts["frozen"]
-    print(f"\nfrozen set {frozen['name']}: {frozen['count']} test pairs\n  sha256 {frozen['sha256']}")
-    print("\ncredits\n  " + "\n  ".join(facts["credits"]))
+    if "levels" in facts:
+        print("\nlevels: " + ", ".join(facts["levels"]))
+    if frozen := facts.get("frozen"):
+        print(f"\nfrozen set {frozen['name']}: {frozen['count']} test pairs\n  sha256 {frozen['sha256']}")
+    if facts["credits"]:
+        print("\ncredits\n  " + "\n  ".join(facts["credits"]))
     return 0
 
 
 def _make(args: argparse.Namespace) -> int:
-    from avsnn.train.data import avdigits, cache
-    from avsnn.train.data.catalogue import find
+    from avsnn.train.data import cache, catalogue
+    from avsnn.train.data.dataset import Dataset, saved
 
-    find(args.name)
+    texts = [*args.values, *([f"level={args.level}"] if args.level is not None else [])]
+    values = catalogue.parse(args.name, texts)
     _check_target(args.out, args.force)
-    with _Progress("making pairs") as progress:
-        pairs = avdigits.make(
-            args.count, split=args.split, seed=args.seed, level=args.level, progress=progress.show, use_cache=False
+    with _Progress("making samples") as progress:
+        data = catalogue.make(
+            args.name,
+            args.count,
+            split=args.split,
+            seed=args.seed,
+            values=values,
+            progress=progress.show,
+            use_cache=False,
         )
+    arrays = saved(data)
     try:
-        cache.write_atomically(args.out, pairs.arrays(), compress=True)
+        cache.write_atomically(args.out, arrays, compress=True)
     except OSError as error:
         raise InputError(
             "cannot write", where=str(args.out), found=error.strerror, remedy="choose another --out"
         ) from error
-    digest = cache.digest(pairs.arrays())
+    digest = cache.digest(arrays)
+    notes = data.notes if isinstance(data, Dataset) else ()
     if args.json:
-        _print_json({"name": args.name, "out": str(args.out), "count": len(pairs), "sha256": digest})
+        facts = {"name": args.name, "out": str(args.out), "count": len(data), "sha256": digest}
+        _print_json({**facts, "classes": data.labels, "notes": notes})
     else:
-        print(f"{args.out}: {len(pairs)} pairs\nsha256 {digest}")
+        print(f"{args.out}: {len(data)} samples of {len(data.labels)} classes\nsha256 {digest}")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     return 0
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from avsnn.cli import data
 from avsnn.errors import InputError
-from avsnn.train.data import avdigits, cache
+from avsnn.train.data import avdigits, cache, catalogue
 
 
 def run(*arguments: str) -> int:
@@ -25,8 +25,9 @@ def test_list_names_the_set(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("list") == 0
     assert "avdigits" in capsys.readouterr().out
     assert run("list", "--json") == 0
-    [entry] = json.loads(capsys.readouterr().out)
+    entry, *others = json.loads(capsys.readouterr().out)
     assert entry["name"] == "avdigits"
+    assert [other["name"] for other in others] == ["avdigits-events", "sloclas-sim", "pairs"]
     assert entry["modalities"] == ["image", "audio"]
     assert entry["classes"] == 10
     assert entry["licence"]
@@ -112,4 +113,64 @@ def test_bad_values_leave_no_file(tmp_path: Path, bad: tuple[str, str]) -> None:
     with pytest.raises(InputError) as caught:
         make(tmp_path / "x.npz", *bad)
     assert caught.value.limit
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["avdigits-events", "sloclas-sim", "pairs"])
+def test_info_explains_every_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("info", name, "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["arrays"]
+    assert all(len(option["meaning"]) > 5 for option in facts["options"].values())
+    assert run("info", name) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {option}=" in text for option in facts["options"])
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "shapes"),
+    [
+        ("avdigits-events", ("timesteps=4",), {"image": (4, 3, 2, 28, 28), "audio": (4, 3, 1, 28, 28), "label": (3,)}),
+        ("sloclas-sim", ("frames=2",), {"gcc": (3, 2, 306), "mel": (3, 2, 204), "label": (3,), "azimuth": (3,)}),
+    ],
+)
+def test_make_writes_what_info_promises(
+    name: str, values: tuple[str, ...], shapes: dict[str, tuple[int, ...]], tmp_path: Path
+) -> None:
+    out = tmp_path / "x.npz"
+    assert run("make", name, *values, "--count", "3", "--out", str(out)) == 0
+    data = catalogue.make(name, 3, values=catalogue.parse(name, values), use_cache=False)
+    promised = catalogue.find(name).arrays
+    with np.load(out, allow_pickle=False) as file:
+        assert {key: file[key].shape for key in file.files} == shapes
+        for key in file.files:
+            assert file[key].dtype == promised[key].dtype
+            assert len(promised[key].shape) == file[key].ndim
+            np.testing.assert_array_equal(file[key], {**data.inputs(), **data.targets()}[key])
+
+
+def test_make_reads_pairs_of_the_user_and_says_what_it_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = avdigits.make(6, use_cache=False)
+    wave = np.zeros((6, 8000), np.int16)
+    np.savez(tmp_path / "own.npz", image=given.image, label=given.label, wave=wave, rate=np.array(8000))
+    out = tmp_path / "x.npz"
+    assert run("make", "pairs", f"root={tmp_path / 'own.npz'}", "--split", "all", "--out", str(out), "--json") == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["count"] == 6
+    assert "6 sounds are silent" in printed.err
+    assert "resampled to 16000 Hz" in printed.err
+    with np.load(out) as file:
+        assert file["image"].dtype == file["audio"].dtype == np.uint8
+
+
+def test_options_are_checked_before_the_work(tmp_path: Path) -> None:
+    out = str(tmp_path / "x.npz")
+    with pytest.raises(InputError, match="did you mean timesteps"):
+        run("make", "avdigits-events", "timestep=4", "--count", "1", "--out", out)
+    with pytest.raises(InputError, match="count: is missing"):
+        run("make", "sloclas-sim", "--out", out)
+    with pytest.raises(InputError, match="unknown rooms"):
+        run("make", "sloclas-sim", "rooms=all", "--count", "1", "--out", out)
     assert list(tmp_path.iterdir()) == []
