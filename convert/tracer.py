@@ -113,8 +113,12 @@ class _Tracer(fx.Tracer):
         self.known = (*rules, TimeBatched)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether a module becomes a node rather than being walked through."""
-        return isinstance(m, self.known) or super().is_leaf_module(m, module_qualified_name)
+        """Whether a module becomes a node rather than being walked through.
+
+        Those of ours without modules inside are single operations, so that one without a rule is named.
+        """
+        ours = type(m).__module__.startswith("avsnn.train.") and not any(m.children())
+        return ours or isinstance(m, self.known) or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Walker(fx.Interpreter):
