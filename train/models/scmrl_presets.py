@@ -56,7 +56,7 @@ SCMRL: Presets = {
     "tiny-fused": _with(_TINY, _PADDED, _FULL),
     "reference": _with(_REFERENCE, _FULL, {"sao_temperature": 0.08}),
     "reference-256": _with(_REFERENCE, _FULL, {"dim": 256, "classes": 6, "sao_temperature": 0.07}),
-    "events": _with(_EVENTS, _FULL, {"timesteps": 8, "heads": 2, "bn_gamma_init": 1.5, "head_gain": 10.0}),
+    "events": _with(_EVENTS, _FULL, {"timesteps": 16, "heads": 2, "bn_gamma_init": 1.5, "head_gain": 10.0}),
     "events-reference": _with(_AUTHORS, _EVENTS, _FULL, _MNIST, {"timesteps": 16, "dim": 64}),
 }
 SPIKFORMER: Presets = {
