@@ -134,7 +134,7 @@ def _path(rng: np.random.Generator) -> Array:
 
 def _shifted(scene: Array, offset: Array, side: int) -> Array:
     """(side, side) view of the scene moved by a fraction of pixels, bilinear."""
-    limited = np.clip(offset, 1 - _MARGIN, _MARGIN - 2)  # drift cannot get there in practice: 6 standard deviations
+    limited = np.clip(offset, 1 - _MARGIN, _MARGIN - 2)  # drift is 8 standard deviations away from there
     whole = np.floor(limited).astype(np.int64)
     right, down = limited - whole
     x, y = (int(v) + _MARGIN for v in whole)

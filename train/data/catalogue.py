@@ -15,7 +15,7 @@ from avsnn.train.data.dataset import Data, Progress, check_choice
 from avsnn.train.data.levels import LEVELS
 from avsnn.train.data.sounds import CLASSES as SOUND_CLASSES
 from avsnn.train.data.sources import CLASSES, SPLITS, source
-from avsnn.train.models.config import build_config, parse_overrides
+from avsnn.train.models.config import build_config, parse_overrides, unknown_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,10 +124,10 @@ def find(name: str) -> Entry:
     """The entry called `name`.
 
     Raises:
-        InputError: there is none; the message lists those that exist.
+        InputError: there is none; the message lists those that exist, and the nearest.
     """
     if name not in CATALOGUE:
-        raise InputError("unknown data set", where="data", found=name, limit=", ".join(CATALOGUE))
+        raise unknown_name(name, CATALOGUE, where="data")
     return CATALOGUE[name]
 
 

@@ -54,9 +54,10 @@ def listen(wave: NDArray[np.floating], rate: int, rng: np.random.Generator) -> N
     length_us = round(len(x) * 1_000_000 / rate)
     channel, time_us = [], []
     for k, band in enumerate(_bands(rate)):
-        heard = np.maximum(sosfilt(band, x), 0) ** _COMPRESSION
-        drive = np.maximum(heard * (_RATE_HZ * gain[k]) - _OFFSET_HZ, 0)
-        fired = np.flatnonzero(np.diff(np.floor(np.cumsum(drive) / rate), prepend=0) > 0)
+        heard = sosfilt(band, x)
+        loud = np.flatnonzero(heard > (_OFFSET_HZ / (_RATE_HZ * gain[k])) ** (1 / _COMPRESSION))
+        drive = heard[loud] ** _COMPRESSION * (_RATE_HZ * gain[k]) - _OFFSET_HZ
+        fired = loud[np.diff(np.floor(np.cumsum(drive) / rate), prepend=0) > 0]
         extra = rng.integers(0, length_us, rng.poisson(_SPONTANEOUS_HZ * len(x) / rate))
         when = np.sort(np.concatenate([fired * 1_000_000 // rate, extra]))
         channel.append(np.full(len(when), k))

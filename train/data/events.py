@@ -110,10 +110,10 @@ def make(
     def fresh() -> dict[str, NDArray[Any]]:
         return _generate(count, split, seed, config, progress)
 
-    bins = config.timesteps
+    bins, kind = config.timesteps, _counter(config.timesteps).name
     wanted = {
-        "image": ((bins, count, 2, images.SIDE, images.SIDE), "uint16"),
-        "audio": ((bins, count, cochlea.CHANNELS), "uint16"),
+        "image": ((bins, count, 2, images.SIDE, images.SIDE), kind),
+        "audio": ((bins, count, cochlea.CHANNELS), kind),
         "label": ((count,), "int64"),
     }
     asset = {"asset": avdigits.ASSET_VERSION, "count": count, "split": split, "seed": seed}
@@ -169,30 +169,37 @@ def _seed(split: str, seed: int | None) -> int:
 
 
 def _dataset(arrays: Any, bins: int) -> Dataset:
-    seen = camera.most_per_bin(camera.DURATION_US, bins, camera.REFRACTORY_US)
-    heard = cochlea_most(bins) * round(1 / AUDIO_STEP)
+    seen, heard = _most(bins)
     return Dataset(
         codes={"image": arrays["image"], "audio": enlarge(arrays["audio"])[:, :, None].astype(np.uint16)},
         formats={
             "image": Format(coding="sequence", low=0, high=seen, step=1.0),
-            "audio": Format(coding="sequence", low=0, high=heard, step=AUDIO_STEP),
+            "audio": Format(coding="sequence", low=0, high=heard * round(1 / AUDIO_STEP), step=AUDIO_STEP),
         },
         goals={"label": arrays["label"]},
         labels=tuple(str(digit) for digit in range(CLASSES)),
     )
 
 
-def cochlea_most(bins: int) -> int:
-    """Greatest number of events of one channel in one of `bins` parts of a second."""
-    return camera.most_per_bin(SOUND_US, bins, cochlea.REFRACTORY_US)
+def _most(bins: int) -> tuple[int, int]:
+    """Greatest number of events in a bin, of one pixel and of one channel."""
+    return (
+        camera.most_per_bin(camera.DURATION_US, bins, camera.REFRACTORY_US),
+        camera.most_per_bin(SOUND_US, bins, cochlea.REFRACTORY_US),
+    )
+
+
+def _counter(bins: int) -> np.dtype[Any]:
+    """The least type that holds any count."""
+    return np.dtype(np.uint8 if max(_most(bins)) < 256 else np.uint16)
 
 
 def _generate(
     count: int, split: str, seed: int, config: EventsConfig, progress: Progress | None
 ) -> dict[str, NDArray[Any]]:
-    bins = config.timesteps
-    image = np.empty((bins, count, 2, images.SIDE, images.SIDE), np.uint16)
-    audio = np.empty((bins, count, cochlea.CHANNELS), np.uint16)
+    bins, kind = config.timesteps, _counter(config.timesteps)
+    image = np.empty((bins, count, 2, images.SIDE, images.SIDE), kind)
+    audio = np.empty((bins, count, cochlea.CHANNELS), kind)
     label = avdigits.labels_at(np.arange(count), split, seed)
     for k in range(count):
         pair = _record(k, int(label[k]), split, seed, config.level)

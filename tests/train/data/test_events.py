@@ -28,7 +28,7 @@ def lists() -> tuple[events.Recording, ...]:
 
 def test_the_integers_are_those_of_every_other_version(some: Dataset) -> None:
     """Made alike under numpy 1.26 and scipy 1.15, numpy 2.4 and scipy 1.17, numpy 2.5 and scipy 1.18."""
-    assert cache.digest(some.arrays())[:16] == "0922ab75735c7baf"
+    assert cache.digest(some.arrays())[:16] == "ab00a5da693d2d22"
 
 
 def test_shapes_codings_and_declared_ranges(some: Dataset) -> None:
