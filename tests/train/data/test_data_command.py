@@ -73,7 +73,7 @@ def test_make_replaces_only_when_told_to(tmp_path: Path) -> None:
 def test_an_unknown_name_lists_the_known_ones(verb: tuple[str, ...]) -> None:
     with pytest.raises(InputError) as caught:
         run(verb[0], "avdigit", *verb[1:])
-    assert caught.value.found == "avdigit"
+    assert caught.value.found == "'avdigit'"
     assert "avdigits" in str(caught.value.limit)
     assert caught.value.exit_code == 2
 
