@@ -121,7 +121,7 @@ def save(
         TraceError: the module holds something that the tracer does not know, and ``name`` is not in the table. A
             network of the table is saved without a graph, as it can be built, and so traced, again.
     """
-    state = {key: value.detach().cpu().numpy() for key, value in module.state_dict().items()}
+    state = {key: value.detach().cpu().contiguous().numpy() for key, value in module.state_dict().items()}
     arrays = {f"state.{key}": value for key, value in state.items()}
     _check_finite(arrays, str(path))
     spec = _spec(example_inputs, input_spec, str(path))

@@ -25,7 +25,7 @@ from avsnn.train.losses import CrossEntropy, Loss
 from avsnn.train.metrics import Evaluation, evaluate
 from avsnn.train.models.config import unknown_name
 from avsnn.train.rates import RatePenalty, dead
-from avsnn.train.samples import Batch, answers, batch_of, input_names
+from avsnn.train.samples import Batch, answers, batch_of, input_names, lay_out
 from avsnn.train.schedules import SCHEDULES, make_schedule
 
 Row = dict[str, Any]
@@ -113,7 +113,7 @@ class Trainer:
         loss: Loss | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        self.module, self.train, self.val, self.options = module.to(device), train, val, options
+        self.module, self.train, self.val, self.options = lay_out(module.to(device)), train, val, options
         self.loss, self.device = CrossEntropy() if loss is None else loss, torch.device(device)
         self.rows: list[Row] = []
         self.best: dict[str, Any] = {}

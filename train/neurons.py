@@ -34,58 +34,82 @@ class _Cell:
     detach_membrane: bool
     detach_reset: bool
 
-    def fires(self, u: Tensor) -> Tensor:
-        return u > self.v_threshold if self.strict else u >= self.v_threshold
+    def fire(self, u: Tensor, spikes: Tensor) -> None:
+        """Write the spikes of ``u``."""
+        (torch.gt if self.strict else torch.ge)(u, self.v_threshold, out=spikes)
 
     def carry(self, u: Tensor, fired: Tensor) -> Tensor:
         """Return what the next potential starts from: decayed rest, minus the threshold if that is still owed."""
         if self.reset == "subtract_delayed":
             return u.mul(self.decay).sub_(fired, alpha=self.v_threshold)
-        return u.sub(fired.mul(u if self.reset == "hard" else self.v_threshold)).mul_(self.decay)
-
-    def carry_slope(self, u: Tensor, slope: Tensor) -> Tensor:
-        """Return the derivative of `carry` by ``u``, where ``slope`` is that of the spike."""
         if self.reset == "hard":
-            kept = 1.0 - self.fires(u).to(u.dtype)
-            return (kept if self.detach_reset else kept.sub_(u * slope)).mul_(self.decay)
-        if self.detach_reset:
-            return torch.full_like(u, self.decay)
-        owed = self.v_threshold * (self.decay if self.reset == "subtract" else 1.0)
-        return slope.mul(-owed).add_(self.decay)
+            return torch.addcmul(u, u, fired, value=-1).mul_(self.decay)
+        return u.sub(fired, alpha=self.v_threshold).mul_(self.decay)
+
+    def add_back(self, by_u: Tensor, later: Tensor, u: Tensor, fired: Tensor, slope: Tensor) -> None:
+        """Add to ``by_u`` what `carry` passes back of ``later``, the gradient one step on."""
+        if self.reset == "hard":
+            by_u.add_(torch.addcmul(later, later, fired, value=-1), alpha=self.decay)
+        else:
+            by_u.add_(later, alpha=self.decay)
+        if not self.detach_reset:
+            lost = u if self.reset == "hard" else self.v_threshold
+            factor = 1.0 if self.reset == "subtract_delayed" else self.decay
+            by_u.sub_(slope.mul(lost).mul_(later), alpha=factor)
+
+
+_BLOCK = 1 << 16
+"""Values per step that are walked through time together on a CPU: few enough to stay in its cache."""
+
+
+def _blocks(currents: Tensor) -> list[slice]:
+    """Parts of the batch to walk one after the other; a GPU is better off with one."""
+    batch, size = currents.shape[1], currents[0].numel()
+    each = max(1, _BLOCK * batch // max(1, size)) if currents.device.type == "cpu" else max(1, batch)
+    return [slice(start, start + each) for start in range(0, batch, each)]
+
+
+def _like(currents: Tensor) -> Tensor:
+    """Memory for all steps, each laid out as a step of ``currents`` is (whose steps may be one and the same)."""
+    one = torch.empty_like(currents[0])
+    return one.new_empty_strided(currents.shape, (one.numel(), *one.stride()))
 
 
 class _Walk(torch.autograd.Function):
-    """All steps of a LIF: keeps u of every step, from which spikes and slopes follow again."""
+    """All steps of a LIF: keeps u and the spikes of every step, from which slopes follow again."""
 
     @staticmethod
     def forward(ctx: Any, currents: Tensor, cell: _Cell) -> Tensor:
         """(T, B, *) currents -> (T, B, *) spikes."""
-        potentials, spikes = (torch.empty(currents.shape, dtype=currents.dtype, device=currents.device) for _ in "us")
-        carried: Tensor | None = None
-        for current, u, fired in zip(currents, potentials, spikes, strict=True):  # views: what is written stays
-            torch.mul(current, cell.gain, out=u)
-            if carried is not None:
-                u += carried
-            fired.copy_(cell.fires(u))
-            carried = cell.carry(u, fired)
-        ctx.save_for_backward(potentials)
+        potentials, spikes = _like(currents), _like(currents)
+        for part in _blocks(currents):
+            carried: Tensor | None = None
+            steps = zip(currents[:, part], potentials[:, part], spikes[:, part], strict=True)
+            for current, u, fired in steps:  # views: what is written stays
+                torch.mul(current, cell.gain, out=u)
+                if carried is not None:
+                    u += carried
+                cell.fire(u, fired)
+                carried = cell.carry(u, fired)
+        ctx.save_for_backward(potentials, spikes)
         ctx.cell = cell
         return spikes
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         """Gradient of the loss with respect to the currents, by the chain rule from the last step to the first."""
-        (potentials,), cell = ctx.saved_tensors, ctx.cell
+        (potentials, spikes), cell = ctx.saved_tensors, ctx.cell
         by_current = torch.empty_like(potentials)
-        later: Tensor | None = None  # gradient with respect to the potential one step later
-        for step in range(len(potentials) - 1, -1, -1):
-            u = potentials[step]
-            slope = cell.surrogate.slope(u - cell.v_threshold, cell.alpha)
-            by_u = grads[0][step] * slope
-            if later is not None:
-                by_u += cell.carry_slope(u, slope).mul_(later)
-            torch.mul(by_u, cell.gain, out=by_current[step])
-            later = None if cell.detach_membrane else by_u
+        for part in _blocks(potentials):
+            later: Tensor | None = None  # gradient with respect to the potential one step later
+            for step in range(len(potentials) - 1, -1, -1):
+                u = potentials[step, part]
+                slope = cell.surrogate.slope(u - cell.v_threshold, cell.alpha)
+                by_u = grads[0][step, part] * slope
+                if later is not None:
+                    cell.add_back(by_u, later, u, spikes[step, part], slope)
+                torch.mul(by_u, cell.gain, out=by_current[step, part])
+                later = None if cell.detach_membrane else by_u
         return by_current, None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -14,7 +13,7 @@ from torch import nn
 
 from avsnn.archive import replace_file
 from avsnn.errors import InputError
-from avsnn.train.data import avdigits
+from avsnn.train.data import catalogue
 from avsnn.train.data.dataset import Data
 from avsnn.train.loop import Options
 from avsnn.train.losses import Loss, make_loss
@@ -23,10 +22,6 @@ from avsnn.train.models.table import find_model, make_config
 
 PLAN = "run.json"
 DEVICES = ("auto", "cpu", "cuda")
-DATA: dict[str, Callable[..., Data]] = {"avdigits": avdigits.make}
-_OWN = ("count", "split", "seed", "progress", "use_cache")
-"""Arguments of a data set that a plan says in its own words."""
-
 _FORMAT = 2
 
 Count = Callable[[int, int], None]
@@ -41,8 +36,8 @@ class Plan:
         model: a name in `avsnn.train.models.table.MODELS`.
         preset: one of its presets.
         values: configuration values in place of the preset's.
-        data: a name in `DATA`.
-        data_values: further arguments of the data set, such as its level of difficulty.
+        data: a name in `avsnn.train.data.catalogue.CATALOGUE`.
+        data_values: its options in place of their defaults, such as its level of difficulty.
         pairs: training samples.
         val_pairs: samples to watch, of the validation split.
         threads: of torch; another number may change the last bits.
@@ -66,7 +61,7 @@ class Plan:
     options: Options = field(default_factory=Options)
 
     def __post_init__(self) -> None:
-        find_data(self.data, self.data_values)
+        build_config(catalogue.find(self.data).config, self.data_values)
         for name in ("pairs", "val_pairs", "threads"):
             if getattr(self, name) < 1:
                 raise InputError("is too small", where=name, found=getattr(self, name), limit=1)
@@ -100,8 +95,7 @@ class Plan:
 
     def draw(self, count: int, *, split: str, seed: int | None = None, progress: Count | None = None) -> Data:
         """Return ``count`` samples of the plan's data set; the same arguments give the same samples."""
-        make = find_data(self.data, self.data_values)
-        return make(count, split=split, seed=seed, progress=progress, **self.data_values)
+        return catalogue.make(self.data, count, split=split, seed=seed, values=self.data_values, progress=progress)
 
     def command(self) -> str:
         """Return the command line that this plan stands for."""
@@ -124,21 +118,6 @@ def _text(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def find_data(name: str, values: dict[str, Any]) -> Callable[..., Data]:
-    """Return what makes the data set called ``name``, which must know arguments called as ``values`` are.
-
-    Raises:
-        InputError: an unknown data set or argument; the message has the nearest.
-    """
-    if name not in DATA:
-        raise unknown_name(name, DATA, where="data")
-    known = {key: None for key in inspect.signature(DATA[name]).parameters if key not in _OWN}
-    for key in values:
-        if key not in known:
-            raise unknown_name(key, known, where=f"data.{key}")
-    return DATA[name]
-
-
 def begin(plan: Plan, out: Path) -> None:
     """Make the folder ``out`` for a run of ``plan``.
 
@@ -149,6 +128,7 @@ def begin(plan: Plan, out: Path) -> None:
         raise InputError("already holds a run", where=str(out), remedy="pass --resume, or another --out")
     plan.make_loss()  # a mistake, here or in the configuration, must show before the folder is made
     plan.chosen_device()
+    plan.network()  # reads the checkpoints that the configuration names
     if plan.options.batch > plan.pairs:
         raise InputError("is larger than the training set", where="batch", found=plan.options.batch, limit=plan.pairs)
     try:

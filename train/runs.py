@@ -23,7 +23,7 @@ from torch import nn
 from avsnn.archive import replace_file
 from avsnn.errors import CheckpointError, InputError
 from avsnn.train import checkpoints
-from avsnn.train.data import avdigits
+from avsnn.train.data import catalogue
 from avsnn.train.data.dataset import Data
 from avsnn.train.loop import Row, Trainer
 from avsnn.train.metrics import Evaluation, evaluate
@@ -118,7 +118,7 @@ def _finish(path: Path, plan: Plan, trainer: Trainer, *, epoch: int) -> Evaluati
         trainer.module.eval(),
         example_inputs={name: checkpoints.first(values[name], spec[name], 2) for name in names},
         name=plan.model,
-        config=plain(plan.config()),
+        config=plain(getattr(trainer.module, "config", plan.config())),  # what took in files no longer names them
         input_spec={name: spec[name] for name in names},
         labels=calibration.labels,
         training=record,
@@ -134,7 +134,7 @@ def describe(plan: Plan, seen: Evaluation) -> dict[str, Any]:
         "data": {
             "name": plan.data,
             "values": plan.data_values,
-            "asset": avdigits.ASSET_VERSION,
+            "version": catalogue.find(plan.data).version,
             "pairs": plan.pairs,
             "val_pairs": plan.val_pairs,
         },

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from avsnn.errors import InputError
-from avsnn.train.neurons import LIF
+from avsnn.train import neurons
+from avsnn.train.neurons import LIF, Reset
 from avsnn.train.surrogates import SURROGATES, spike
 
 RESETS = ("hard", "subtract", "subtract_delayed")
@@ -178,3 +179,25 @@ def test_surrogate_slopes(name: str, alpha: float, formula: object) -> None:
 def test_impossible_switches_are_refused(options: dict[str, object], word: str) -> None:
     with pytest.raises(InputError, match=word):
         LIF(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("reset", ["hard", "subtract", "subtract_delayed"])
+@pytest.mark.parametrize("last", [False, True])
+def test_blocks_and_layout_change_no_bit(reset: Reset, last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = torch.Generator().manual_seed(7)
+    currents = 3 * torch.rand(5, 7, 4, 3, 6, generator=rng) - 0.5
+    wanted, weights = [], torch.rand(currents.shape, generator=rng)
+    for block in (1 << 16, 2 * currents[0, 0].numel()):  # all at once; two samples at a time and one left over
+        monkeypatch.setattr(neurons, "_BLOCK", block)
+        given = currents
+        if last:
+            given = currents.flatten(0, 1).contiguous(memory_format=torch.channels_last).reshape(currents.shape)
+        given = given.detach().requires_grad_()
+        spikes = LIF(beta=0.9, reset=reset, detach_reset=False)(given)
+        (spikes * weights).sum().backward()
+        assert spikes[0].stride() == given[0].stride()
+        assert given.grad is not None
+        wanted.append((spikes.detach(), given.grad))
+    assert 0.05 < wanted[0][0].mean() < 0.95
+    assert torch.equal(wanted[0][0], wanted[1][0])
+    assert torch.equal(wanted[0][1], wanted[1][1])

@@ -130,7 +130,7 @@ def test_evaluate_prints_accuracy_with_interval(finished: Path, capsys: pytest.C
         (["scmrl", "--preset", "tin", "--out", "{new}"], "did you mean tiny?"),
         (["scmrl", "--data", "mnist", "--out", "{new}"], "limit avdigits"),
         (["scmrl", "--data", "avdigit", "--out", "{new}"], "did you mean avdigits?"),
-        (["scmrl", "data.lvl=mid", "--out", "{new}"], "did you mean level?"),
+        (["scmrl", "data.levle=mid", "--out", "{new}"], "did you mean level?"),
         (["scmrl", "--loss", "cross", "--out", "{new}"], "did you mean cross_entropy?"),
         (["scmrl", "loss.smoothing=0.1", "--out", "{new}"], "did you mean label_smoothing?"),
         (["scmrl", "--loss", "spike_count", "loss.high=2.0", "--out", "{new}"], "rates must rise"),

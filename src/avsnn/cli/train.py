@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from avsnn.errors import InputError
 from avsnn.train import plans, runs, tensorboard
-from avsnn.train.data.catalogue import CATALOGUE
+from avsnn.train.data import catalogue
 from avsnn.train.loop import Options, Row
 from avsnn.train.losses import LOSSES, parse_loss
 from avsnn.train.metrics import Evaluation
@@ -53,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", help=", ".join(MODELS))
     values = "configuration in place of the preset's; loss.key=value and data.key=value for those"
     parser.add_argument("values", nargs="*", metavar="key=value", help=values)
-    parser.add_argument("--data", help=f"{', '.join(CATALOGUE)} (default avdigits)")
+    parser.add_argument("--data", help=f"{', '.join(catalogue.CATALOGUE)} (default avdigits)")
     parser.add_argument("--preset", help="of the model (default tiny)")
     parser.add_argument("--loss", help=f"{', '.join(LOSSES)} (default: the model's own)")
     parser.add_argument("--pairs", type=int, help="training samples (default 16000), or test samples (default 2000)")
@@ -194,11 +194,11 @@ def _plan(args: argparse.Namespace) -> plans.Plan:
     given = _known(args)
     options = Options(**{part.name: given[part.name] for part in fields(Options) if part.name in given})
     rest = {name: given[name] for name in _plan_options() if name in given}
-    values = _values(args.values, args.model, args.preset or "tiny", args.loss or "")
+    values = _values(args.values, args.model, args.preset or "tiny", args.loss or "", args.data or "avdigits")
     return plans.Plan(model=args.model, options=options, **values, **rest)
 
 
-def _values(texts: list[str], model: str, preset: str, loss: str) -> dict[str, Any]:
+def _values(texts: list[str], model: str, preset: str, loss: str, data: str) -> dict[str, Any]:
     """``key=value`` texts as values of the network, the loss and the data set."""
     own = [text for text in texts if not text.startswith(("loss.", "data."))]
     for text in own:
@@ -209,20 +209,12 @@ def _values(texts: list[str], model: str, preset: str, loss: str) -> dict[str, A
     values = parse_overrides(find_model(model).config, own)
     of_loss = [text.removeprefix("loss.") for text in texts if text.startswith("loss.")]
     chosen = loss or find_model(model).loss_of(make_config(model, preset, values))
-    of_data = [text.removeprefix("data.").partition("=") for text in texts if text.startswith("data.")]
+    of_data = [text.removeprefix("data.") for text in texts if text.startswith("data.")]
     return {
         "values": values,
         "loss_values": parse_loss(chosen, of_loss) if of_loss else {},
-        "data_values": {name: _plainly(text) for name, _, text in of_data},
+        "data_values": catalogue.parse(data, of_data),
     }
-
-
-def _plainly(text: str) -> Any:
-    """A number or truth value where the text is one, else the text."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 def _check_same(plan: plans.Plan, args: argparse.Namespace) -> None:
@@ -233,7 +225,7 @@ def _check_same(plan: plans.Plan, args: argparse.Namespace) -> None:
         kept = getattr(plan.options if hasattr(plan.options, name) else plan, name)
         if value != kept:
             raise InputError("differs from the run", where=name, found=value, limit=kept, remedy="start a new run")
-    for name, given in _values(args.values, plan.model, plan.preset, plan.loss).items():
+    for name, given in _values(args.values, plan.model, plan.preset, plan.loss, plan.data).items():
         for key, value in json.loads(json.dumps(given)).items():
             kept = getattr(plan, name).get(key, MISSING)
             if value != kept:
