@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from avsnn.errors import CheckpointError, InputError
-from avsnn.train import checkpoints
+from avsnn.train import checkpoints, plans, runs
 from avsnn.train.data import avdigits
+from avsnn.train.loop import Options
 from avsnn.train.losses import make_loss
 from avsnn.train.models import audio_snn, l2net, smlp
 from avsnn.train.models.config import plain
@@ -292,6 +293,27 @@ def test_backbones_come_from_checkpoints(trained: dict[str, Path]) -> None:
         build("smlp", audio_checkpoint=str(trained["l2net"]))
     with pytest.raises(InputError, match=r"^audio_checkpoint: .* never learnt .*; pass audio_checkpoint=<file>"):
         build("smlp", frozen=True, image_checkpoint=str(trained["l2net"]))
+
+
+def test_a_trained_fusion_needs_the_files_of_its_backbones_no_more(trained: dict[str, Path], tmp_path: Path) -> None:
+    files = {name: tmp_path / path.name for name, path in trained.items()}
+    for name, path in files.items():
+        path.write_bytes(trained[name].read_bytes())
+    values = {"frozen": True, "image_checkpoint": str(files["l2net"]), "audio_checkpoint": str(files["audio-snn"])}
+    plan = plans.Plan(
+        model="smlp", values=values, pairs=20, val_pairs=20, device="cpu", options=Options(epochs=1, batch=10)
+    )
+    plans.begin(plan, tmp_path / "run")
+    outcome = runs.execute(plan, tmp_path / "run")
+    for path in files.values():
+        path.unlink()
+    module = checkpoints.load(outcome.checkpoint).build()
+    source = checkpoints.load(trained["l2net"]).build().get_submodule("backbone")
+    image = inputs("smlp")["image"]
+    assert torch.equal(module.get_submodule("image")(image), source(image))
+    with pytest.raises(CheckpointError):
+        plans.begin(plan, tmp_path / "another")
+    assert not (tmp_path / "another").exists()
 
 
 @pytest.mark.parametrize("model", INPUTS)
