@@ -59,13 +59,15 @@ class _Cell:
 
 
 _BLOCK = 1 << 16
-"""Values per step that are walked through time together on a CPU: few enough to stay in its cache."""
+"""Values per step and thread that are walked through time together on a CPU: few enough to stay in its cache."""
 
 
 def _blocks(currents: Tensor) -> list[slice]:
     """Parts of the batch to walk one after the other; a GPU is better off with one."""
     batch, size = currents.shape[1], currents[0].numel()
-    each = max(1, _BLOCK * batch // max(1, size)) if currents.device.type == "cpu" else max(1, batch)
+    each = max(1, batch)
+    if currents.device.type == "cpu":
+        each = max(1, _BLOCK * torch.get_num_threads() * batch // max(1, size))
     return [slice(start, start + each) for start in range(0, batch, each)]
 
 
