@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -30,18 +28,31 @@ def _environment(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "avsnn", "train", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+# Trains, but stays in the middle of the epoch after the given number of finished ones.
+HOLD = """
+import sys, time
+from avsnn.cli.main import main
+from avsnn.train.loop import Trainer
+
+run_epoch = Trainer.run_epoch
+
+def held(self, on_batch=None):
+    def stay(done, total):
+        print("holding", flush=True)
+        time.sleep(600)
+    return run_epoch(self, on_batch if len(self.rows) < int(sys.argv[1]) else stay)
+
+Trainer.run_epoch = held
+raise SystemExit(main(["train", *sys.argv[2:]]))
+"""
 
 
-def wait_for_epochs(out: Path, count: int, process: subprocess.Popen[str]) -> None:
-    limit = time.monotonic() + 60
-    while time.monotonic() < limit and process.poll() is None:
-        if (out / "metrics.jsonl").exists() and len((out / "metrics.jsonl").read_text().splitlines()) >= count:
-            return
-        time.sleep(0.005)
-    raise AssertionError(f"no epoch {count}: {process.communicate()}")
+def start_and_hold(epochs: int, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", HOLD, str(epochs), *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert any(line == "holding\n" for line in process.stdout), process.communicate()
+    return process
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +95,11 @@ def test_recorded_command_gives_the_same_run(finished: Path, tmp_path: Path) -> 
 
 def test_killed_and_interrupted_run_ends_with_the_same_bytes(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "stopped"
-    killed = start(*SMALL, "--epochs", "8", "--out", str(out))
-    wait_for_epochs(out, 2, killed)
+    killed = start_and_hold(2, *SMALL, "--epochs", "8", "--out", str(out))
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert not (out / "model.pt").exists()
-    interrupted = start("--resume", "--out", str(out))
-    wait_for_epochs(out, 4, interrupted)
+    interrupted = start_and_hold(4, "--resume", "--out", str(out))
     interrupted.send_signal(signal.SIGINT)
     _, errors = interrupted.communicate(timeout=30)
     assert interrupted.returncode == 130, errors
