@@ -33,7 +33,7 @@ from avsnn.errors import AvsnnError, BackendError, DomainError, InputError
 SCRIPT = Path(__file__).resolve().parent / "lava_worker.py"
 START_S = 120.0
 TIMEOUT_S = 3600.0
-STALL_S = 20.0
+STALL_S = 30.0
 CLOSE_S = 5.0
 SOCKET_ROOM = 50  # Lava puts a Unix socket below the folder for temporary files, and a socket's path has 107 characters
 RECORD = ("all", "spikes", "none")
@@ -125,7 +125,7 @@ class LavaWorker:
         *,
         record: Record = "all",
         oracle: bool = False,
-        attempts: int = 2,
+        attempts: int = 4,
     ) -> LavaRun:
         """Run an export on integers.
 

@@ -151,12 +151,12 @@ def load(name: str, path: Path) -> Any:
 def watch(out: Path, stall_s: float) -> None:
     """End the request when a Lava process failed or all of them stopped working: Lava itself would wait for ever."""
     seen: set[Any] = set()
-    worked, since = 0, time.monotonic()
+    worked, idle = 0, 0  # polls, not time: a machine that was paused has not been idle
     while True:
         time.sleep(POLL_S)
         if (ticks := group_ticks()) != worked:
-            worked, since = ticks, time.monotonic()
-        elif time.monotonic() - since > stall_s:
+            worked, idle = ticks, 0
+        elif (idle := idle + 1) * POLL_S > stall_s:
             fail(out, STALLED, f"no process has worked for {stall_s:g} s: Lava's runtime is stuck")
             os._exit(1)
         seen.update(tuple(multiprocessing.process._children))  # type: ignore[attr-defined]  # active_children() reaps
