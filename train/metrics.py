@@ -110,9 +110,13 @@ class Confusion:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
-    """Accuracy, mean loss, spikes per neuron and step of each population, confusions, and directions if there are."""
+    """Accuracy, mean loss, spikes per neuron and step of each population, confusions, and directions if there are.
+
+    ``right[i]``: whether sample i counts in ``score``; two networks' are paired by `avsnn.train.proportion.PairedDifference`.
+    """
 
     accuracy: Proportion
+    right: NDArray[np.bool_]
     loss: float
     rates: dict[str, float]
     confusion: Confusion
@@ -165,11 +169,14 @@ def evaluate(
     module.train(was_training)
     wanted, labels = data.targets(), np.concatenate(found["label"])
     right = labels == wanted["label"]
-    place = None
+    place, both = None, right
     if found["azimuth"] and "azimuth" in wanted:
-        place = localise(np.concatenate(found["azimuth"]), wanted["azimuth"].astype(np.float64), right, eta_deg)
+        directions, truth = np.concatenate(found["azimuth"]), wanted["azimuth"].astype(np.float64)
+        place = localise(directions, truth, right, eta_deg)
+        both = right & (degrees_apart(directions, truth) < eta_deg)
     return Evaluation(
         accuracy=Proportion(correct=int(right.sum()), count=count),
+        right=both,
         loss=total / count,
         rates=meter.rates(),
         confusion=Confusion.of(wanted["label"], labels, classes),

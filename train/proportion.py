@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from avsnn.errors import InputError
 
 Z95 = 1.959963984540054
@@ -64,6 +67,11 @@ class PairedDifference:
     only_a: int
     only_b: int
     count: int
+
+    @staticmethod
+    def of(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> PairedDifference:
+        """Compare which samples A and B got right."""
+        return PairedDifference(only_a=int((a & ~b).sum()), only_b=int((b & ~a).sum()), count=len(a))
 
     @property
     def value(self) -> float:

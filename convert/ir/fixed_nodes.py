@@ -89,6 +89,61 @@ class FixedLinear(Synapse):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Product(Node):
+    """Integers made of spikes times spikes; a population reads it as a current, or a synapse as a graded message.
+
+    Logical time: ``y[t] = gain f(x_1, x_2, ...)``, over step t or over the whole window (``windowed``). Wall-clock: a
+    product costs one step as a synapse does, ``y[w] = gain f(.. x_i[w - 1 - delays[i]] ..)``, a windowed one T steps:
+    it emits step t of sample k at ``w = k T + t + offset``, and reads step s at ``k T + s + offset - T - delays[i]``.
+    Before the first window it emits 0.
+    """
+
+    gain: int = 1
+    delays: tuple[int, ...] = ()
+    offset: int = 0
+
+    @property
+    def windowed(self) -> bool:
+        """Whether step t needs steps after t."""
+        return False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FixedAttention(Product):
+    """``y = gain (q k^T) v`` of populations (q, k, v), see `avsnn.convert.ir.products.attention`."""
+
+    heads: int
+    over: str
+
+    @property
+    def windowed(self) -> bool:
+        """Attention over time is."""
+        return self.over == "time"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FixedAttentionMap(Product):
+    """``y[h, m, n] = gain (q[h, :, m] . k[h, :, n])`` of populations (q, k); shape (heads, N, N)."""
+
+    heads: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FixedMappedValues(Product):
+    """``y[h, :, m] = gain sum_n map[h, m, n] v[h, :, n]`` of populations (map, v)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FixedProductOfSums(Product):
+    """``y[t, c, n] = gain sum_n x[t, c, n] sum_s y[s, c, n]`` of populations (x, y), 0 to ``gain N T``."""
+
+    @property
+    def windowed(self) -> bool:
+        """The second sum runs over the window."""
+        return True
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FixedLIF(Node):
     """Integer leaky integrate and fire, the arithmetic of Loihi and of Lava's ``fixed_pt`` models.
 
@@ -100,13 +155,19 @@ class FixedLIF(Node):
         s = v > (threshold_mant << 6)
         v = 0 where s
 
+    ``reset`` "hard" is this. "subtract": ``v = v - subtract where s`` in its place. "subtract_delayed": that is done
+    in the next step, and what is subtracted does not decay: ``v[t] = clip(tz(v[t-1] (4096 - decay_v)) + u + b -
+    subtract s[t-1])``; the state recorded is before it. A window starts with nothing left to subtract.
+    ``subtract``: in units of v, so that a threshold between two integers can be subtracted exactly.
+    ``threshold_mant``: an integer, or an array that broadcasts to shape.
+
     u = v = 0 before the first step of every window: logical step 0, or wall steps with
     ``w % reset_interval == reset_phase`` (``reset_interval = 0``: never). Recorded states are u and v after reset.
     |u| must stay below 2^23; a run that leaves the domain raises. (2^23 is ``2^(state_bits - 1)``, 24 on chips.)
     bias_mant: int64, broadcastable to shape. ``role``: "neuron" (the user's), "or" (a max pool), "relay" (a delay).
     """
 
-    threshold_mant: int
+    threshold_mant: int | Array
     decay_v: int
     decay_u: int = NO_CURRENT_MEMORY
     bias_mant: Array
@@ -115,6 +176,8 @@ class FixedLIF(Node):
     reset_phase: int = 0
     offset: int = 0
     role: str = "neuron"
+    reset: str = "hard"
+    subtract: int | Array = 0
     state_bits: int = 24
 
 

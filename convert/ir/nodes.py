@@ -74,15 +74,91 @@ class LIF(Node):
 
     Hard reset: ``r[t] = u[t] (1 - s[t])``; subtract: ``r[t] = u[t] - threshold s[t]``. ``strict`` fires on ``>``.
     ``r[-1] = 0``. The recorded state is ``v = r[t]`` (after reset).
+    threshold: one number, or an array that broadcasts to shape.
     Reset ``subtract_delayed``: ``u[t] = decay u[t-1] + gain x[t] - threshold s[t-1]``, what is subtracted does not
     decay; ``u[-1] = s[-1] = 0``. The recorded state is ``v = u[t]``, as the subtraction is still to come.
     """
 
     decay: float
     gain: float
-    threshold: float
+    threshold: float | Array
     reset: str = "hard"
     strict: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Attention(Node):
+    """``a = scale (q k^T) v`` of the inputs (q, k, v), per head of ``D / heads`` consecutive channels.
+
+    ``over="space"``: ``a[t, m] = scale sum_n (q[t, m] . k[t, n]) v[t, n]`` over the tokens of a step;
+    ``over="time"``: ``a[t, n] = scale sum_s (q[t, n] . k[s, n]) v[s, n]`` over the window, so step 0 needs the last.
+    """
+
+    heads: int
+    scale: float
+    over: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AttentionMap(Node):
+    """``s[h, m, n] = q[h, :, m] . k[h, :, n] + bias[m, n]`` of the inputs (q, k); shape (heads, N, N), bias (N, N)."""
+
+    heads: int
+    bias: Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MappedValues(Node):
+    """``a[h, :, m] = scale sum_n map[h, m, n] v[h, :, n]`` of the inputs (map, v)."""
+
+    scale: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ProductOfMeans(Node):
+    """``r[t, c, n] = mean_n(x[t, c, n]) mean_t(y[t, c, n])`` of the inputs (x, y): step 0 needs the last."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StepGain(Node):
+    """``w[t] x[t]`` of the inputs (x, w), w of shape (1,)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scale(Node):
+    """``y = gain x``."""
+
+    gain: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DSLN(Node):
+    """``y[c, i] = gamma[c] (x[c, i] - mean_c x[c, i]) / sqrt(var[i] + eps) + beta[c]``: dynamic mean, frozen variance.
+
+    var: () for one variance, or the shape of the positions i behind the channels; gamma, beta: (C,).
+    """
+
+    var: Array
+    gamma: Array
+    beta: Array
+    eps: float = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LayerNorm(Node):
+    """``y = gamma (x - mean) / d + beta``, ``d = sqrt(variance + eps)`` over channels; ``variant`` multiplies by d."""
+
+    gamma: Array
+    beta: Array
+    variant: bool = False
+    eps: float = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Permute(Node):
+    """Feature axes in another order, then read as ``shape``: ``y = x.transpose(axes).reshape(shape)``."""
+
+    axes: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

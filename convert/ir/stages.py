@@ -8,17 +8,46 @@ from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Node
 from avsnn.errors import VerifyError
 
-_FOLDED: tuple[type[Node], ...] = (ir.Input, ir.Conv2d, ir.Linear, ir.LIF, ir.MaxPool2d, ir.Add, ir.Flatten, ir.Readout)
+_FOLDED: tuple[type[Node], ...] = (
+    ir.Input,
+    ir.Conv2d,
+    ir.Linear,
+    ir.LIF,
+    ir.MaxPool2d,
+    ir.Add,
+    ir.Scale,
+    ir.Flatten,
+    ir.Permute,
+    ir.Attention,
+    ir.AttentionMap,
+    ir.MappedValues,
+    ir.ProductOfMeans,
+    ir.Readout,
+)
 _INTEGER: tuple[type[Node], ...] = (
     fixed.FixedInput,
     fixed.HeldCurrent,
     fixed.FixedConv2d,
     fixed.FixedLinear,
+    fixed.FixedAttention,
+    fixed.FixedAttentionMap,
+    fixed.FixedMappedValues,
+    fixed.FixedProductOfSums,
     fixed.FixedLIF,
     fixed.FixedReadout,
 )
 SPEC: dict[str, tuple[type[Node], ...]] = {
-    "traced": (*_FOLDED, ir.Normalise, ir.BatchNorm, ir.Concat, ir.MeanSpace, ir.MeanTime),
+    "traced": (
+        *_FOLDED,
+        ir.Normalise,
+        ir.BatchNorm,
+        ir.DSLN,
+        ir.LayerNorm,
+        ir.Concat,
+        ir.MeanSpace,
+        ir.MeanTime,
+        ir.StepGain,
+    ),
     "folded": _FOLDED,
     "quantised": _INTEGER,
     "scheduled": _INTEGER,

@@ -24,6 +24,7 @@ TIE_BREAK = 0.25
 """Share of one spike that the evidence, squeezed to -1..1, adds to the counts: it orders equal counts alone."""
 
 READOUTS = ("counts", "accumulate")
+HEADS = ("cosine", "linear")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,8 @@ class CountingConfig:
     the surrogate's own steepness. ``logit_scale`` multiplies the cosines, for resets that let too few spikes through.
     ``readout`` ``"counts"`` answers with spikes of the output neurons, equal counts in the order of the evidence;
     ``"accumulate"`` with the mean over steps of what the output layer sends, without the features' length and
-    without output neurons: same winner as the cosines, and all of it can be spikes and weights on a chip. ``high``
+    without output neurons: same winner as the cosines, and all of it can be spikes and weights on a chip. ``head``
+    ``"linear"`` is what the paper compares with: a plain linear layer, weights and features of any length. ``high``
     and ``low`` are the shares of steps in which the output neuron of the right class and of the others should fire
     (read by the loss ``spike_count``).
     """
@@ -51,6 +53,7 @@ class CountingConfig:
     detach_reset: bool = True
     logit_scale: float = 1.0
     readout: str = "counts"
+    head: str = "cosine"
     high: float = 0.9
     low: float = 0.1
 
@@ -58,6 +61,7 @@ class CountingConfig:
         self.demand_positive("timesteps", "classes", "logit_scale")
         self.demand_choice("reset", get_args(Reset))
         self.demand_choice("readout", READOUTS)
+        self.demand_choice("head", HEADS)
         lif(self)  # refuses what no neuron can be
 
     def demand_positive(self, *names: str) -> None:
@@ -108,20 +112,24 @@ class CosineHead(nn.Module):
     """Features (T, B, D) of all steps to evidence, counts and scores (B, classes).
 
     ``cosine[j] = w[j] . z / (|w[j]| |z|)``, ``z = mean_t x[t]``; ``counts[j] = sum_t LIF(logit_scale * cosine[j])``.
-    ``linear.weight`` reads as the scaled rows; what is trained is ``linear.parametrizations.weight.original``.
+    ``linear.weight`` reads as the scaled rows; what is trained is ``linear.parametrizations.weight.original``. With
+    ``head="linear"`` it is ``w[j] . z`` in place of the cosine, and rows are trained as they are.
     """
 
     def __init__(self, features: int, config: CountingConfig) -> None:
         super().__init__()
         self.linear = nn.Linear(features, config.classes, bias=False)
-        parametrize.register_parametrization(self.linear, "weight", _UnitRows())
+        self.normalises = config.head == "cosine"
+        if self.normalises:
+            parametrize.register_parametrization(self.linear, "weight", _UnitRows())
         self.scale, self.accumulates = config.logit_scale, config.readout == "accumulate"
         self.output = SpikeCounts(config)
 
     def outputs(self, features: Tensor) -> dict[str, Tensor]:
         """Return ``embedding`` (B, D) of length 1, ``logits``, ``counts`` and ``scores``, each (B, classes)."""
-        embedding = unit(features.mean(0))
-        logits = self.scale * self.linear(embedding)
+        mean = features.mean(0)
+        embedding = unit(mean)
+        logits = self.scale * self.linear(embedding if self.normalises else mean)
         counts = self.output(self.output.repeat(logits))
         scores = self.accumulated(features) if self.accumulates else ranked(counts, logits)
         return {"scores": scores, "counts": counts, "logits": logits, "embedding": embedding}

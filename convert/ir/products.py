@@ -1,0 +1,46 @@
+"""Products of activity with activity, which no synapse with fixed weights can form: any dtype, integers stay exact.
+
+Arrays are (T, B, D, *tokens) over the whole window; D is split into heads of ``d = D / heads`` consecutive channels and
+``*tokens`` are N positions. Equations: `avsnn.train.attention`, which these restate term by term.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from avsnn.convert.ir.node import Array
+
+
+def _split(x: Array, heads: int) -> Array:
+    """(T, B, D, *tokens) -> (T, B, heads, d, N)."""
+    tokens = math.prod(x.shape[3:])
+    return x.reshape(*x.shape[:2], heads, x.shape[2] // heads, tokens)
+
+
+def attention(q: Array, k: Array, v: Array, heads: int, over: str) -> Array:
+    """``sum_n (q[t, m] . k[t, n]) v[t, n]`` over the tokens n of a step, or ``sum_s (q[t, n] . k[s, n]) v[s, n]``."""
+    queries, keys, values = (_split(x, heads) for x in (q, k, v))
+    if over == "space":
+        found = np.matmul(np.matmul(values, keys.swapaxes(-1, -2)), queries)  # (v k^T) q: the map k -> v, asked by q
+    else:
+        pairs = np.einsum("sbhdn,sbhen->bhden", keys, values, optimize=True)
+        found = np.einsum("tbhdn,bhden->tbhen", queries, pairs, optimize=True)
+    return found.reshape(q.shape)
+
+
+def attention_map(q: Array, k: Array, heads: int) -> Array:
+    """``q[t, h, :, m] . k[t, h, :, n]``: (T, B, heads, N, N)."""
+    return np.matmul(_split(q, heads).swapaxes(-1, -2), _split(k, heads))
+
+
+def mapped_values(chosen: Array, v: Array) -> Array:
+    """``sum_n map[t, h, m, n] v[t, h, :, n]`` of a map (T, B, heads, N, N), of the shape of v."""
+    return np.matmul(_split(v, chosen.shape[2]), chosen.swapaxes(-1, -2)).reshape(v.shape)
+
+
+def product_of_sums(x: Array, y: Array) -> Array:
+    """``sum_n x[t, c, n] * sum_s y[s, c, n]``, of the shape of x; N T times the product of the means."""
+    over_tokens = x.sum(axis=tuple(range(3, x.ndim)), keepdims=True)
+    return over_tokens * y.sum(axis=0, keepdims=True)
