@@ -6,11 +6,13 @@ decides by itself: every disagreement is then local, and one tie cannot make lat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
 from avsnn.convert.ir import nodes as ir
+from avsnn.convert.ir import products
 from avsnn.convert.ir.activity import Activity
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.kernels import conv2d, max_pool2d, per_channel
@@ -37,6 +39,8 @@ def interpret(graph: Graph, inputs: Mapping[str, Array], *, force: Mapping[str, 
     ties: dict[str, Array] = {}
     for node in graph.nodes:
         arguments = [values[name] for name in node.inputs]
+        if isinstance(node, ir.Attention):  # sums over steps, so that one that stands for all will not do
+            arguments = [np.broadcast_to(x, (graph.timesteps, *x.shape[1:])) for x in arguments]
         if isinstance(node, ir.Input):
             values[node.name] = check_input(node, inputs, graph.timesteps)
         elif isinstance(node, ir.LIF):
@@ -82,18 +86,19 @@ def fire(node: ir.LIF, current: Array, timesteps: int, forced: Array | None) -> 
     ties = np.empty(full.shape, dtype=bool)
     v = np.zeros(full.shape[1:])
     owed = np.zeros(full.shape[1:])
+    threshold = np.asarray(node.threshold, dtype=np.float64)
     for t in range(timesteps):
         u = (node.decay * v - owed) + node.gain * full[t]
-        spikes[t] = u > node.threshold if node.strict else u >= node.threshold
-        ties[t] = np.abs(u - node.threshold) <= TIE * abs(node.threshold)
+        spikes[t] = u > threshold if node.strict else u >= threshold
+        ties[t] = np.abs(u - threshold) <= TIE * np.abs(threshold)
         reset = spikes[t] if forced is None else forced[t]
         match node.reset:
             case "hard":
                 v = np.where(reset, 0.0, u)
             case "subtract":
-                v = u - node.threshold * reset
+                v = u - threshold * reset
             case "subtract_delayed":
-                v, owed = u, node.threshold * reset
+                v, owed = u, threshold * reset
             case _:
                 raise InputError("unknown reset", where=node.name, found=node.reset)
         states[t] = v
@@ -104,6 +109,16 @@ def apply(node: Node, arguments: list[Array]) -> Array:
     """One stateless node on (T, B, *shape) arrays."""
     x = arguments[0]
     match node:
+        case ir.Attention() | ir.AttentionMap() | ir.MappedValues() | ir.ProductOfMeans():
+            return multiply(node, arguments)
+        case ir.DSLN() | ir.LayerNorm():
+            return normalise_tokens(node, x)
+        case ir.StepGain():
+            return x * per_channel(arguments[1], x.ndim)
+        case ir.Scale():
+            return x * node.gain
+        case ir.Permute():
+            return x.transpose(0, 1, *(axis + 2 for axis in node.axes)).reshape(*x.shape[:2], *node.shape)
         case ir.Normalise():
             return (x - per_channel(node.mean, x.ndim - 2)) / per_channel(node.std, x.ndim - 2)
         case ir.Conv2d():
@@ -137,6 +152,31 @@ def apply(node: Node, arguments: list[Array]) -> Array:
             return sum(arguments[1:], start=x).mean(axis=0, keepdims=True) + node.bias
         case _:
             raise InputError("no float meaning", where=node.name, found=node.kind)
+
+
+def multiply(node: Node, arguments: list[Array]) -> Array:
+    """One product of activity with activity."""
+    x, y = arguments[:2]
+    match node:
+        case ir.Attention():
+            return node.scale * products.attention(x, y, arguments[2], node.heads, node.over)
+        case ir.AttentionMap():
+            return products.attention_map(x, y, node.heads) + node.bias
+        case ir.MappedValues():
+            return node.scale * products.mapped_values(x, y)
+        case _:
+            return products.product_of_sums(x, y) / (y.shape[0] * math.prod(node.shape[1:]))
+
+
+def normalise_tokens(node: ir.DSLN | ir.LayerNorm, x: Array) -> Array:
+    """Minus the mean over channels, times what the variance says, then gain and shift per channel."""
+    centred = x - x.mean(axis=2, keepdims=True)
+    if isinstance(node, ir.DSLN):
+        centred = centred / np.sqrt(node.var + node.eps)
+    else:
+        deviation = np.sqrt(np.square(centred).mean(axis=2, keepdims=True) + node.eps)
+        centred = centred * deviation if node.variant else centred / deviation
+    return centred * per_channel(node.gamma, x.ndim - 2) + per_channel(node.beta, x.ndim - 2)
 
 
 def affine(node: ir.BatchNorm) -> tuple[Array, Array]:

@@ -11,7 +11,7 @@ from scipy import signal
 
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.graph import Graph
-from avsnn.convert.ir.interpreter import fire, interpret
+from avsnn.convert.ir.interpreter import apply, fire, interpret
 from avsnn.convert.ir.kernels import conv2d, max_pool2d
 from avsnn.convert.ir.node import Array, Node
 from avsnn.errors import InputError
@@ -99,6 +99,18 @@ def test_a_tie_fires_unless_strict_and_is_marked(strict: bool, spikes: list[bool
     assert ties == [True, not strict]
 
 
+def test_thresholds_may_differ_between_neurons() -> None:
+    thresholds = np.array([[0.5], [1.0]])  # of two channels
+    currents = np.broadcast_to([[0.75, 0.75], [0.75, 0.75]], (3, 1, 2, 2))
+    node = ir.LIF(name="p", shape=(2, 2), decay=0.5, gain=1.0, threshold=thresholds, reset="subtract")
+    spikes, states, ties = fire(node, currents, 3, None)
+    for channel, threshold in enumerate(thresholds[:, 0]):
+        wanted = walk([0.75] * 3, threshold=threshold, reset="subtract")
+        for position in range(2):
+            found = tuple(x[:, 0, channel, position].tolist() for x in (spikes, states, ties))
+            assert found == wanted
+
+
 def test_gain_scales_the_current_alone() -> None:
     assert walk([1.0, 1.0, 2.0], gain=0.5) == walk([0.5, 0.5, 1.0])
 
@@ -158,3 +170,94 @@ def test_a_node_without_a_meaning_is_an_error() -> None:
     graph = Graph(nodes=(ir.Input(name="x", shape=(2,)), strange), outputs=("what",), timesteps=1, stage="traced")
     with pytest.raises(InputError, match=r"^what: no float meaning, found Node"):
         interpret(graph, {"x": np.zeros((1, 2))})
+
+
+def wave(shape: tuple[int, ...], T: int = 3, B: int = 2) -> Array:
+    """(T, B, *shape) of small whole numbers, no two neighbours alike."""
+    return np.arange(T * B * np.prod(shape)).reshape(T, B, *shape) * 5 % 7 - 2.0
+
+
+def meaning(node: Node, *arguments: Array) -> Array:
+    return apply(node, list(arguments))
+
+
+def test_attention_over_space_term_by_term() -> None:
+    q, k, v = wave((4, 2, 1)), wave((4, 3, 1)) + 1, wave((4, 3, 1)) * 2 + 1
+    node = ir.Attention(name="a", shape=(4, 2, 1), heads=2, scale=0.5, over="space")
+    found = meaning(node, q, k, v)
+    for t, b, c, m in np.ndindex(3, 2, 4, 2):
+        head = slice(c // 2 * 2, c // 2 * 2 + 2)
+        terms = [(q[t, b, head, m, 0] @ k[t, b, head, n, 0]) * v[t, b, c, n, 0] for n in range(3)]
+        assert found[t, b, c, m, 0] == 0.5 * sum(terms)
+
+
+def test_attention_over_time_term_by_term() -> None:
+    q, k, v = wave((4, 2, 1)), wave((4, 2, 1)) + 1, wave((4, 2, 1)) * 2 + 1
+    node = ir.Attention(name="a", shape=(4, 2, 1), heads=2, scale=0.5, over="time")
+    found = meaning(node, q, k, v)
+    for t, b, c, n in np.ndindex(3, 2, 4, 2):
+        head = slice(c // 2 * 2, c // 2 * 2 + 2)
+        terms = [(q[t, b, head, n, 0] @ k[s, b, head, n, 0]) * v[s, b, c, n, 0] for s in range(3)]
+        assert found[t, b, c, n, 0] == 0.5 * sum(terms)
+
+
+def test_a_current_that_does_not_change_counts_at_every_step_of_attention_over_time() -> None:
+    x = ir.Input(name="x", shape=(2, 1, 1))
+    node = ir.Attention(name="a", inputs=("x", "x", "x"), shape=(2, 1, 1), heads=1, scale=1.0, over="time")
+    graph = Graph(nodes=(x, node), outputs=("a",), timesteps=3, stage="traced")
+    found = interpret(graph, {"x": np.array([[1.0, 0.5]])[:, :, None, None]}).outputs["a"]
+    np.testing.assert_array_equal(found.ravel(), [3 * 1.25, 3 * 0.625])
+
+
+def test_a_map_of_attention_and_the_values_it_picks_term_by_term() -> None:
+    q, k, v, bias = wave((4, 3)), wave((4, 3)) + 1, wave((4, 3)) * 2 + 1, wave((3, 3))[0, 0] / 4
+    scores = meaning(ir.AttentionMap(name="s", shape=(2, 3, 3), heads=2, bias=bias), q, k)
+    picked = meaning(ir.MappedValues(name="a", shape=(4, 3), scale=0.5), scores, v)
+    for t, b, h, m in np.ndindex(3, 2, 2, 3):
+        head = slice(2 * h, 2 * h + 2)
+        for n in range(3):
+            assert scores[t, b, h, m, n] == q[t, b, head, m] @ k[t, b, head, n] + bias[m, n]
+        for c in (2 * h, 2 * h + 1):
+            assert picked[t, b, c, m] == 0.5 * (scores[t, b, h, m] @ v[t, b, c])
+
+
+def test_the_product_of_means_term_by_term() -> None:
+    x, y = wave((2, 2, 2), T=4), wave((2, 2, 2), T=4) + 1
+    found = meaning(ir.ProductOfMeans(name="r", shape=(2, 2, 2)), x, y)
+    for t, b, c, i, j in np.ndindex(4, 2, 2, 2, 2):
+        assert found[t, b, c, i, j] == x[t, b, c].mean() * y[:, b, c, i, j].mean()
+
+
+def test_gains_of_a_step_and_of_a_number() -> None:
+    x, w = wave((2, 3, 1)), wave((1,))
+    found = meaning(ir.StepGain(name="w", shape=(2, 3, 1)), x, w)
+    for t, b in np.ndindex(3, 2):
+        np.testing.assert_array_equal(found[t, b], x[t, b] * w[t, b, 0])
+    np.testing.assert_array_equal(meaning(ir.Scale(name="s", shape=(2, 3, 1), gain=1.5), x), 1.5 * x)
+
+
+@pytest.mark.parametrize("variance", [np.array(2.0), np.array([[0.5], [2.0], [4.0]])])
+def test_norm_of_tokens_with_frozen_variance_term_by_term(variance: Array) -> None:
+    x, gamma, beta = wave((4, 3, 1)), np.array([1.0, 2.0, -1.0, 0.5]), np.array([0.0, 1.0, 2.0, 3.0])
+    found = meaning(ir.DSLN(name="n", shape=(4, 3, 1), var=variance, gamma=gamma, beta=beta, eps=0.25), x)
+    for t, b, c, i in np.ndindex(3, 2, 4, 3):
+        var = variance if variance.ndim == 0 else variance[i, 0]
+        wanted = gamma[c] * (x[t, b, c, i, 0] - x[t, b, :, i, 0].mean()) / np.sqrt(var + 0.25) + beta[c]
+        assert found[t, b, c, i, 0] == pytest.approx(wanted, rel=ATOL, abs=ATOL)
+
+
+@pytest.mark.parametrize("variant", [False, True])
+def test_norm_of_tokens_with_their_own_variance_term_by_term(variant: bool) -> None:
+    x, gamma, beta = wave((4, 3, 1)), np.array([1.0, 2.0, -1.0, 0.5]), np.array([0.0, 1.0, 2.0, 3.0])
+    found = meaning(ir.LayerNorm(name="n", shape=(4, 3, 1), gamma=gamma, beta=beta, eps=0.25, variant=variant), x)
+    for t, b, c, i in np.ndindex(3, 2, 4, 3):
+        token = x[t, b, :, i, 0]
+        deviation = np.sqrt(token.var() + 0.25)
+        wanted = gamma[c] * (token[c] - token.mean()) * (deviation if variant else 1 / deviation) + beta[c]
+        assert found[t, b, c, i, 0] == pytest.approx(wanted, rel=ATOL, abs=ATOL)
+
+
+def test_axes_in_another_order_and_another_shape() -> None:
+    x = wave((4, 3))
+    found = meaning(ir.Permute(name="p", axes=(1, 0), shape=(3, 4, 1)), x)
+    np.testing.assert_array_equal(found[..., 0], x.swapaxes(2, 3))
