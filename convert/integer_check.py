@@ -21,6 +21,7 @@ from avsnn.convert.ir.node import Array
 from avsnn.convert.passes.currents import terms
 from avsnn.convert.passes.integer_formats import FRACTION_BITS
 from avsnn.convert.passes.quantise import Scale
+from avsnn.convert.passes.quantise_products import ATTENDING, misjudged
 from avsnn.errors import VerifyError
 
 SLACK = 1e-6  # of a step: the float64 product S w is itself rounded
@@ -51,6 +52,8 @@ def check_parameters(folded: Graph, quantised: Graph, scales: tuple[Scale, ...])
 def _check_population(folded: Graph, quantised: Graph, scale: Scale) -> int:
     node, real = quantised[scale.population], folded[scale.population]
     unit = scale.scale
+    if isinstance(real, ir.LIF) and isinstance(folded[real.inputs[0]], ATTENDING):
+        return _check_counts(folded, quantised, scale)
     found = [t for name in real.inputs for t in terms(folded, name)]
     checked = 0
     for term in found:
@@ -75,6 +78,29 @@ def _check_population(folded: Graph, quantised: Graph, scale: Scale) -> int:
     assert isinstance(node, fixed.FixedLIF)
     assert isinstance(real, ir.LIF)
     return checked + _check_neuron(node, real, scale, [t.layer for t in found], quantised)
+
+
+def _check_counts(folded: Graph, quantised: Graph, scale: Scale) -> int:
+    """A population that reads counts: gain and constants within half a step, or no count on the wrong side."""
+    node, real = quantised[scale.population], folded[scale.population]
+    assert isinstance(node, fixed.FixedLIF)
+    assert isinstance(real, ir.LIF)
+    counts, source = quantised[node.inputs[0]], folded[real.inputs[0]]
+    assert isinstance(counts, fixed.Product)
+    factor, T = float(getattr(source, "scale", 1.0)), folded.timesteps
+    _near(node.name, "decay", np.array(node.decay_v), np.array(4096 * (1 - real.decay)), 1.0)
+    if isinstance(source, ir.AttentionMap) and source.bias.any():
+        _near(node.name, "gain", np.array(counts.gain), np.array(scale.scale * factor), 1.0)
+        step = 2.0**fixed.ACTIVATION_SHIFT
+        whole = node.bias_mant.astype(np.int64) << node.bias_exp
+        _near(node.name, "bias", whole, source.bias[None] * scale.scale * step, step)
+        return 3 + node.bias_mant.size
+    exact = real.decay == 0.5 and counts.gain >= 1 << (T - 1)
+    wrong = misjudged(real, factor, counts.gain, int(node.threshold_mant), T) if exact else ""
+    if wrong or node.bias_mant.any():
+        what = wrong or "counts alone have no bias"
+        raise VerifyError(what, where=node.name, found=f"threshold {node.threshold_mant}, gain {counts.gain}")
+    return 3
 
 
 def _check_neuron(

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from avsnn.convert.ir import fixed_nodes as ir
+from avsnn.convert.ir import products
 from avsnn.convert.ir.activity import Activity
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.kernels import conv2d, per_channel
@@ -67,6 +68,23 @@ def connect(node: ir.HeldCurrent | ir.Synapse, x: Array) -> Array:
     return x.reshape(len(x), -1) @ weight.T
 
 
+def product(node: ir.Product, *x: Array) -> Array:
+    """What a product makes of windows (T, B, *shape) of its sources, int64; a per-step one sees each step alone."""
+    whole = [each.astype(np.int64) for each in x]
+    match node:
+        case ir.FixedAttention():
+            found = products.attention(*whole, node.heads, node.over)
+        case ir.FixedAttentionMap():
+            found = products.attention_map(*whole, node.heads)
+        case ir.FixedMappedValues():
+            found = products.mapped_values(*whole)
+        case ir.FixedProductOfSums():
+            found = products.product_of_sums(*whole)
+        case _:
+            raise InputError("no integer meaning", where=node.name, found=node.kind)
+    return found * node.gain
+
+
 def lif_step(node: ir.FixedLIF, u: Array, v: Array, a: Array, b: Array, step: int) -> tuple[Array, Array, Array]:
     """One step of the equation in `FixedLIF`, (batch, *shape) each: (u, v, spikes); raises if u leaves its domain."""
     bits = node.state_bits
@@ -113,6 +131,8 @@ def logical(graph: Graph, integers: Mapping[str, Array]) -> Activity:
             case ir.Synapse():
                 x = values[node.inputs[0]]
                 values[node.name] = connect(node, x.reshape(-1, *x.shape[2:])).reshape(T, batch, *node.shape)
+            case ir.Product():
+                values[node.name] = product(node, *(values[n] for n in node.inputs))
             case ir.FixedLIF():
                 u = v = np.zeros((batch, *node.shape), dtype=np.int64)
                 record: list[tuple[Array, Array, Array]] = []
@@ -150,6 +170,8 @@ def wall_clock(graph: Graph, integers: Mapping[str, Array]) -> Activity:
                     now = currents[node.name][w : w + 1]
                 case ir.Synapse():
                     now = _delayed(node, sent[node.inputs[0]], w)
+                case ir.Product():
+                    now = _product_now(node, [sent[n] for n in node.inputs], w, T)
                 case ir.FixedLIF():
                     if node.reset_interval and w % node.reset_interval == node.reset_phase:
                         u[node.name] = v[node.name] = np.zeros((1, *node.shape), dtype=np.int64)
@@ -176,6 +198,26 @@ def _delayed(node: ir.Synapse, past: list[Array], w: int) -> Array:
             mask = per_channel(np.broadcast_to(delays == delay, node.shape[:1]), len(node.shape))
             arrived = arrived + connect(node, past[when]).reshape(1, *node.shape) * mask
     return arrived
+
+
+def _product_now(node: ir.Product, past: list[list[Array]], w: int, T: int) -> Array:
+    """What a product emits in wall step w, (1, *shape), from what its sources have sent."""
+    delays = node.delays or (0,) * len(past)
+    if not node.windowed:
+        return product(node, *(_at(sent, w - 1 - delay)[None] for sent, delay in zip(past, delays, strict=True)))[0]
+    if w < node.offset:
+        return np.zeros((1, *node.shape), dtype=np.int64)
+    step = (w - node.offset) % T
+    first = w - step - T  # step 0 of its window, when nothing waits
+    windows = [
+        np.stack([_at(sent, first + s - delay) for s in range(T)]) for sent, delay in zip(past, delays, strict=True)
+    ]
+    return product(node, *windows)[step]
+
+
+def _at(sent: list[Array], w: int) -> Array:
+    """What was sent in wall step w, (1, *shape); nothing before the first."""
+    return sent[w] if w >= 0 else np.zeros_like(sent[0])
 
 
 def _cut(

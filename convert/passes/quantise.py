@@ -17,13 +17,14 @@ import numpy as np
 
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir import nodes as ir
-from avsnn.convert.ir.fixed_interpreter import connect, held, lif_step
+from avsnn.convert.ir.fixed_interpreter import connect, held, lif_step, product
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret
 from avsnn.convert.ir.kernels import conv2d, per_channel
 from avsnn.convert.ir.node import Array, Node
 from avsnn.convert.passes.currents import Term, spike_sources, terms, total_bias
 from avsnn.convert.passes.integer_formats import Target, check_range, grid, mantissas, reach
+from avsnn.convert.passes.quantise_products import ATTENDING, count_scale, integer_product
 from avsnn.errors import CapabilityError, QuantizeError
 
 CANDIDATES = (1.0, 0.97, 0.94, 0.9, 0.86, 0.8)  # fractions of the largest scale that calibration tries
@@ -93,7 +94,19 @@ class _Builder:
                 self._pool(node)
             case ir.Readout():
                 self._readout(node)
-            case ir.Conv2d() | ir.Linear() | ir.Add() | ir.Flatten():
+            case ir.ProductOfMeans():
+                self._multiplied(node)
+            case (
+                ir.Conv2d()
+                | ir.Linear()
+                | ir.Add()
+                | ir.Scale()
+                | ir.Flatten()
+                | ir.Permute()
+                | ir.Attention()
+                | ir.AttentionMap()
+                | ir.MappedValues()
+            ):
                 pass  # parts of a current: seen from the population that reads them
             case _:
                 raise CapabilityError("no integer form", where=node.origin or node.name, found=node.kind)
@@ -162,16 +175,37 @@ class _Builder:
                 limit="hard",
                 remedy="train with reset='hard'",
             )
+        source = self.graph[node.inputs[0]]
+        best = self._attended(node, source) if isinstance(source, ATTENDING) else self._weighted(node)
+        for new in best.nodes:
+            self._keep(new)
+        self.scales.append(best.scale)
+        self.calibrated[node.name] = self.spikes[node.name]  # downstream is calibrated on exact inputs
+
+    def _weighted(self, node: ir.LIF) -> _Candidate:
+        """A population that reads weighted sums."""
         found = terms(self.graph, node.inputs[0])
         held = [self._direct(t.source) for t in found]
         if any(held) and not all(held):
             raise CapabilityError("spikes and a held input into one population", where=node.origin or node.name)
         make = self._held if all(held) else self._driven
-        best = make(node, found)
-        for new in best.nodes:
-            self._keep(new)
-        self.scales.append(best.scale)
-        self.calibrated[node.name] = self.spikes[node.name]  # downstream is calibrated on exact inputs
+        return make(node, found)
+
+    def _attended(self, node: ir.LIF, source: Node) -> _Candidate:
+        """A population that reads counts of attention, and perhaps a constant per pair of tokens."""
+        bias = source.bias[None] if isinstance(source, ir.AttentionMap) else np.zeros(1)
+        plan = count_scale(self.graph, node, source, self.target, float(np.abs(bias).max(initial=0.0)))
+        attending = integer_product(self.graph, source, plan.gain)
+        population = self._neuron(node, [source.name], plan.threshold, np.rint(plan.scale * bias).astype(np.int64))
+        current = product(attending, *(self.calibrated[name] for name in attending.inputs))
+        spikes = _walk(population, lambda t: current[t], self.graph.timesteps, current.shape[1:])
+        return self._candidate(node, (attending, population), plan.scale, spikes)
+
+    def _multiplied(self, node: ir.ProductOfMeans) -> None:
+        """A product of sums that synapses read."""
+        made = integer_product(self.graph, node, 1)
+        self._keep(made)
+        self.calibrated[node.name] = product(made, *(self.calibrated[name] for name in made.inputs))
 
     def _direct(self, name: str) -> bool:
         node = self.nodes[name]

@@ -1,9 +1,11 @@
 """Logical time to wall-clock: offsets, delays that balance paths of unequal length, reset phases.
 
-A synapse costs one step, so a population receives step t of sample k at wall step ``k T + t + offset`` with::
+A synapse costs one step, as does a product; one that needs the whole window (attention over time) costs T. So a
+population receives step t of sample k at wall step ``k T + t + offset`` with::
 
-    offset(population) = max over its synapses of offset(source) + 1        (inputs and held currents: 0)
-    delay(synapse)     = offset(population) - offset(source) - 1            (0 on the longest path)
+    offset(population) = max over its connections of offset(source) + cost   (inputs and held currents: 0)
+    delay(synapse)     = offset(population) - offset(source) - cost          (0 on the longest path)
+    delays(product)    = likewise, towards the latest of its sources
     reset phase        = offset mod T, every T steps
 
 Delays are absorbed in the synapse as far as the target's synapses can delay; the rest passes through relay
@@ -47,12 +49,22 @@ def schedule(graph: Graph, *, delay_steps_max: int | None) -> tuple[Graph, tuple
     nodes: dict[str, Node] = {}
     inserted: list[Balance] = []
     for node in graph.nodes:
-        if isinstance(node, fixed.FixedLIF | fixed.FixedReadout):
+        if isinstance(node, fixed.Product):
+            ready = max(offsets[name] for name in node.inputs)
+            offsets[node.name] = ready + (graph.timesteps if node.windowed else 1)
+            waits_of = tuple(ready - offsets[name] for name in node.inputs)
+            nodes[node.name] = replace(node, delays=waits_of, offset=offsets[node.name])
+        elif isinstance(node, fixed.FixedLIF | fixed.FixedReadout):
             offset = max((offsets[name] for name in node.inputs), default=0)
             waits = {name: offset - offsets[name] for name in node.inputs}
             for name, wait in waits.items():
                 synapse = nodes[name]
-                if wait:
+                if wait and isinstance(synapse, fixed.Product):
+                    later = offsets[name] + wait
+                    nodes[name] = replace(synapse, delays=tuple(d + wait for d in synapse.delays), offset=later)
+                    offsets[name] = later
+                    inserted.append(Balance(synapse=name, delay=wait, relays=0))
+                elif wait:
                     if not isinstance(synapse, fixed.Synapse):
                         raise CapabilityError(
                             "a held current cannot wait for the spikes of later layers", where=name, found=node.name

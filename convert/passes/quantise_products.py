@@ -1,0 +1,130 @@
+"""Attention and products of sums to integer nodes, and the scale of a population that reads attention.
+
+Counts are integers, so quantising attention loses nothing: its factor moves into the threshold (Zhou et al. write
+``LIF(scale (q k^T) v)``, which fires as ``LIF((q k^T) v)`` with threshold ``threshold / scale``). With a gain m and
+decay 1/2, v is a multiple of ``m / 2^(T-1)``; where that is at least 1, ``v >= m threshold`` is ``v > h`` for
+``h = ceil(m threshold) - 1`` exactly, ties included.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from avsnn.convert.ir import fixed_nodes as fixed
+from avsnn.convert.ir import nodes as ir
+from avsnn.convert.ir.graph import Graph
+from avsnn.convert.ir.node import Node
+from avsnn.convert.passes.integer_formats import Target, grid
+from avsnn.errors import CapabilityError, QuantizeError
+
+ATTENDING = (ir.Attention, ir.AttentionMap, ir.MappedValues)
+HEADROOM = 0.9  # of u that the largest possible counts may fill
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountScale:
+    """Gain of a product, integer threshold and S of the population that reads it; ``exact``: no tie is misjudged."""
+
+    gain: int
+    threshold: int
+    scale: float
+    exact: bool
+
+
+def sources_of(graph: Graph, node: Node) -> tuple[str, ...]:
+    """The populations that a product multiplies, one per input.
+
+    Raises:
+        CapabilityError: an input is not the spikes of one population.
+    """
+    found = []
+    for name in node.inputs:
+        source = graph[name]
+        if not isinstance(source, ir.LIF | ir.MaxPool2d):
+            what = "only spikes of one population can be multiplied"
+            raise CapabilityError(what, where=node.origin or node.name, found=f"{source.name} ({source.kind})")
+        found.append(name if isinstance(source, ir.LIF) else f"{name}.or")
+    return tuple(found)
+
+
+def integer_product(graph: Graph, node: Node, gain: int) -> fixed.Product:
+    """The integer form of a float product."""
+    common: dict[str, Any] = {"name": node.name, "inputs": sources_of(graph, node), "shape": node.shape}
+    common |= {"origin": node.origin, "gain": gain}
+    match node:
+        case ir.Attention():
+            return fixed.FixedAttention(**common, heads=node.heads, over=node.over)
+        case ir.AttentionMap():
+            return fixed.FixedAttentionMap(**common, heads=node.heads)
+        case ir.MappedValues():
+            return fixed.FixedMappedValues(**common)
+        case ir.ProductOfMeans():
+            return fixed.FixedProductOfSums(**common)
+        case _:
+            raise CapabilityError("no integer form", where=node.origin or node.name, found=node.kind)
+
+
+def most(graph: Graph, node: Node) -> int:
+    """The largest count that binary spikes can give."""
+    q = graph[node.inputs[0]]
+    tokens = math.prod(q.shape[1:])
+    match node:
+        case ir.Attention(over="space"):
+            return q.shape[0] // node.heads * math.prod(graph[node.inputs[1]].shape[1:])
+        case ir.Attention():
+            return q.shape[0] // node.heads * graph.timesteps
+        case ir.AttentionMap():
+            return q.shape[0] // node.heads
+        case ir.MappedValues():
+            return q.shape[2]
+        case _:
+            return tokens * graph.timesteps
+
+
+def count_scale(graph: Graph, node: ir.LIF, source: Node, target: Target, bias: float = 0.0) -> CountScale:
+    """The gain and threshold of a population that reads counts and, where ``bias`` is not 0, constants up to it.
+
+    With constants, which are rounded, S is as large as the formats allow, so that the gain is nearly ``S factor``.
+
+    Raises:
+        CapabilityError: a reset or thresholds that counts have no exact form for.
+        QuantizeError: the largest counts leave no room for a threshold.
+    """
+    T, factor = graph.timesteps, float(getattr(source, "scale", 1.0))
+    if not isinstance(node.threshold, float | int) or node.reset != "hard":
+        what = "one threshold and a hard reset are needed behind attention"
+        raise CapabilityError(what, where=node.origin or node.name, found=node.reset)
+    real, peak = Fraction(node.threshold) / Fraction(node.gain), most(graph, source)
+    threshold, tie = real / Fraction(factor), 0.0 if node.strict else grid(T)
+    room = (1 << (target.state_bits - 1 - fixed.ACTIVATION_SHIFT)) - 1
+    if bias:
+        by_bias, by_peak = target.bias_room / bias * float(real), HEADROOM * room / peak * float(threshold)
+        h = int(min(target.threshold_room, by_bias, by_peak) - 1)
+        S = (h + tie) / float(real)
+        gain, exact = round(S * factor), False
+    else:
+        gain = 1 << (T - 1)
+        while gain > 1 and (gain * peak > HEADROOM * room or gain * threshold > target.threshold_room):
+            gain //= 2
+        h = math.floor(gain * threshold) if node.strict else math.ceil(gain * threshold) - 1
+        S, exact = (h + tie) / float(real), node.decay == 0.5 and gain >= 1 << (T - 1)
+    if h < 0 or gain < 1 or h > target.threshold_room or gain * peak > room:
+        found = f"counts to {peak}, threshold {float(threshold):g}, constants to {bias:g}"
+        raise QuantizeError("counts do not fit the state", where=node.origin or node.name, found=found, limit=room)
+    return CountScale(gain=gain, threshold=h, scale=S, exact=exact)
+
+
+def misjudged(node: ir.LIF, factor: float, gain: int, h: int, T: int) -> str:
+    """What is wrong with the integer threshold h, or nothing: no v that counts can give lies on its wrong side.
+
+    Counts times ``gain``, halved up to ``T - 1`` times, are multiples of ``gain / 2^(T-1)``.
+    """
+    step = Fraction(gain, 1 << (T - 1))
+    top = Fraction(node.threshold) / Fraction(node.gain) / Fraction(factor) * gain
+    fires = (math.floor(top / step) + 1 if node.strict else math.ceil(top / step)) * step
+    if fires - step <= h < fires:
+        return ""
+    return f"v = {float(fires)} should be the smallest that fires"
