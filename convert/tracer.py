@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,32 @@ from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.activity import Activity
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
+from avsnn.convert.problems import Problem, calling_line
 from avsnn.convert.trace_rules import CALL_RULES, MODULE_RULES, Rule, Site
 from avsnn.errors import InputError, TraceError
 from avsnn.train.layers import DirectCoding, TimeBatched
 from avsnn.train.neurons import LIF
 
 NEURONS = (LIF,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What following a module has found, whether or not all of it has a rule.
+
+    Attributes:
+        graph: stage ``traced``, if nothing stands in its way.
+        problems: each operation without a rule.
+        refusal: why there is no answer to read, if that is so.
+        nodes: all nodes in topological order; a plain `Node` stands in for each problem.
+        lines: node name to the line of ``forward`` that calls it.
+    """
+
+    graph: Graph | None
+    problems: tuple[Problem, ...]
+    refusal: TraceError | None
+    nodes: tuple[Node, ...]
+    lines: Mapping[str, str]
 
 
 def trace(
@@ -48,6 +69,30 @@ def trace(
         TraceError: something has no rule; the message lists all of it.
         InputError: T is unknown or contradicts itself.
     """
+    found = survey(module, example_inputs, input_spec=input_spec, timesteps=timesteps, rules=rules)
+    if found.problems:
+        listed = "".join(f"\n  {problem}" for problem in found.problems)
+        raise TraceError(f"{len(found.problems)} operations have no rule:{listed}", where=type(module).__name__)
+    if found.refusal:
+        raise found.refusal
+    assert found.graph is not None
+    return found.graph
+
+
+def survey(
+    module: nn.Module,
+    example_inputs: Mapping[str, Any],
+    *,
+    input_spec: Mapping[str, Mapping[str, Any]] | None = None,
+    timesteps: int | None = None,
+    rules: Mapping[type[nn.Module], Rule] = MODULE_RULES,
+) -> Survey:
+    """Follow ``module`` as `trace` does, and return all that was found instead of raising over it.
+
+    Raises:
+        TraceError: ``forward`` cannot be followed at all.
+        InputError: T is unknown or contradicts itself.
+    """
     double = copy.deepcopy(module).double().eval()
     tensors = {name: torch.as_tensor(np.asarray(x)).double() for name, x in example_inputs.items()}
     program = _follow(double, rules)
@@ -60,12 +105,16 @@ def trace(
         raise InputError("example inputs must be named by forward's parameters", found=[*tensors], limit=placeholders)
     with torch.no_grad():
         walker.run(*(tensors[str(name)] for name in placeholders))
-    if walker.problems:
-        listed = "".join(f"\n  {problem}" for problem in walker.problems)
-        raise TraceError(f"{len(walker.problems)} operations have no rule:{listed}", where=type(module).__name__)
-    if walker.refusal:
-        raise walker.refusal
-    return Graph(nodes=tuple(walker.built), outputs=walker.outputs, timesteps=T, stage="traced")
+    graph = None
+    if not walker.problems and not walker.refusal:
+        graph = Graph(nodes=tuple(walker.built), outputs=walker.outputs, timesteps=T, stage="traced")
+    return Survey(
+        graph=graph,
+        problems=tuple(walker.problems),
+        refusal=walker.refusal,
+        nodes=tuple(walker.built),
+        lines=walker.lines,
+    )
 
 
 def _follow(module: nn.Module, rules: Mapping[type[nn.Module], Rule]) -> fx.Graph:
@@ -120,6 +169,12 @@ class _Tracer(fx.Tracer):
         ours = type(m).__module__.startswith("avsnn.train.") and not any(m.children())
         return ours or isinstance(m, self.known) or super().is_leaf_module(m, module_qualified_name)
 
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """Remember where the user wrote it."""
+        node = super().create_node(*args, **kwargs)
+        node.meta["line"] = calling_line()
+        return node
+
 
 class _Walker(fx.Interpreter):
     """Runs the module once, building a node per operation from the shapes it sees."""
@@ -136,7 +191,8 @@ class _Walker(fx.Interpreter):
         self.owner, self.spec, self.timesteps, self.rules = module, spec, timesteps, rules
         self.built: list[Node] = []
         self.outputs: tuple[str, ...] = ()
-        self.problems: list[str] = []
+        self.problems: list[Problem] = []
+        self.lines: dict[str, str] = {}
         self.refusal: TraceError | None = None
         self.names: dict[fx.Node, str] = {}
         self.lead: dict[fx.Node, int] = {}
@@ -197,10 +253,22 @@ class _Walker(fx.Interpreter):
                 if rule in (CALL_RULES["mean"],) and self._axes(n, result) == {0} and lead == 2:
                     lead = 1  # a mean over time leaves (B, features)
                 name = self._place(rule, child, self._site(n, base, sources, result, lead))
-        except TraceError as problem:
-            self.problems.append(str(problem))
-            name = self.names[sources[0]] if sources else "?"
+        except TraceError as error:
+            name = self._stand_in(error, n, base, sources, result, lead)
         self.names[n], self.lead[n] = name, lead
+        self.lines.setdefault(name, n.meta.get("line", ""))
+
+    def _stand_in(
+        self, error: TraceError, n: fx.Node, base: str, sources: list[fx.Node], result: Any, lead: int
+    ) -> str:
+        """Note the problem, and a plain node in its place, so that what follows still has something to read."""
+        name = f"{base}?{len(self.problems) + 1}"
+        inputs = tuple(self.names[s] for s in sources)
+        shape = tuple(result.shape[lead:]) if isinstance(result, torch.Tensor) else ()
+        origin = f"{base} ({type(self.owner.get_submodule(base)).__name__})" if n.op == "call_module" else base
+        self.problems.append(Problem.of(error, line=n.meta.get("line", ""), node=name))
+        self.built.append(Node(name=name, inputs=inputs, shape=shape, origin=origin))
+        return name
 
     def _rule(self, n: fx.Node, child: nn.Module | None, base: str) -> Rule:
         if child is not None:
