@@ -151,16 +151,72 @@ def train(name: str, out: Path) -> str:
     elif plans.recall(folder).command() != plan.command():
         raise SystemExit(f"{folder} holds another run; pass another --out")
     if not (folder / "test.json").exists():
-        show = lambda row: print(name, row["epoch"], row["loss"], row["val_accuracy"], row["seconds"], flush=True)  # noqa: E731
-        outcome = runs.execute(plan, folder, on_epoch=show)
+        outcome = runs.execute(plan, folder, on_epoch=lambda row: print(name, row["epoch"], row["loss"], flush=True))
         seen = runs.measure(outcome.checkpoint, pairs=TEST_PAIRS)
         place = {} if seen.localisation is None else seen.localisation.record()
         np.save(folder / "right.npy", seen.right)
         record = {"accuracy": seen.accuracy.record(), "localisation": place, "rates": seen.rates}
         parameters = sum(part.numel() for part in plan.network().parameters())
-        record |= {"command": plan.command(), "parameters": parameters, "epochs": [dict(r) for r in outcome.rows][-1:]}
+        record |= {"command": plan.command(), "parameters": parameters}
         replace_file(folder / "test.json", json.dumps(record).encode())
     return f"{name}: {json.loads((folder / 'test.json').read_text())['accuracy']}"
+
+
+def collect(out: Path) -> dict[str, Any]:
+    """Return the results of all finished rows in ``out``, paired differences included."""
+    right = {name: np.load(out / name / "right.npy") for name in ROWS if (out / name / "test.json").exists()}
+    found: dict[str, Any] = {}
+    for name, own in right.items():
+        row, record = ROWS[name], json.loads((out / name / "test.json").read_text())
+        command = record["command"].replace(f"{out}/", "")
+        score = Proportion(correct=int(own.sum()), count=len(own)).record()
+        quiet = {key: rate for key, rate in record["rates"].items() if "temporal.attention_lif" in key}
+        found[name] = {"command": command, "parameters": record["parameters"], "score": score}
+        found[name] |= {key: record[key] for key in ("accuracy", "localisation") if record[key]}
+        if quiet:
+            found[name]["temporal_attention_rates"] = quiet
+        if row.against in right:
+            pair = PairedDifference.of(right[row.against], own)
+            found[name]["against"] = {"row": row.against, **pair.record()}
+    return {"test": {"split": "test", "seed": runs.TEST_SEED, "samples": TEST_PAIRS}, "rows": found}
+
+
+def render(results: dict[str, Any]) -> str:
+    """Return the tables of the README."""
+    parts = []
+    for data in RECIPES:
+        rows = [
+            (row, results["rows"][name]) for name, row in ROWS.items() if row.data == data and name in results["rows"]
+        ]
+        if rows:
+            parts.append(_table(data, rows))
+    return "\n\n".join(parts)
+
+
+def _table(data: str, rows: list[tuple[Row, dict[str, Any]]]) -> str:
+    places = data == "sloclas-sim"
+    head = ["network", "parameters", "class and direction" if places else "accuracy", "95 % interval"]
+    head += ["class", "direction", "mean error"] if places else []
+    head.append("difference (paired, points)")
+    lines = [head, ["---"] * len(head)]
+    for row, found in rows:
+        low, high = found["score"]["interval95"]
+        cells = [row.title, f"{found['parameters']:,}", f"{found['score']['accuracy']:.3f}", f"{low:.3f} to {high:.3f}"]
+        if places:
+            place = found["localisation"]
+            cells += [f"{found['accuracy']['accuracy']:.3f}", f"{place['within']['accuracy']:.3f}"]
+            cells.append(f"{place['mae_deg']:.0f}°")
+        pair = found.get("against")
+        if pair is None:
+            cells.append("")
+        else:
+            edges = ", ".join(f"{100 * edge:+.1f}" for edge in pair["interval95"])
+            cells.append(f"{100 * pair['difference']:+.1f} [{edges}] to {ROWS[pair['row']].title}")
+        lines.append(cells)
+    pairs, options = RECIPES[data]
+    recipe = f"`{data}`: {pairs:,} training samples, {options.epochs} epochs, seed {options.seed}"
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return f"{recipe}; {TEST_PAIRS:,} test samples, seed {runs.TEST_SEED}.\n\n{table}"
 
 
 def main() -> int:
@@ -169,14 +225,25 @@ def main() -> int:
     parser.add_argument("rows", nargs="*", help=f"which to do (default all): {', '.join(ROWS)}")
     parser.add_argument("--out", type=Path, default=Path("build/accuracy"), help="folder of the runs")
     parser.add_argument("--jobs", type=int, default=1, help="rows at a time, one core each")
+    parser.add_argument("--show", action="store_true", help="train nothing, print the tables of the results there are")
+    parser.add_argument("--collect", action="store_true", help="train nothing, take over the rows that are finished")
     args = parser.parse_args()
-    wanted = args.rows or list(ROWS)
+    if not (args.show or args.collect):
+        train_all(args.rows or list(ROWS), args.out, args.jobs)
+    if not args.show:
+        text = json.dumps(collect(args.out), indent=1, sort_keys=True)
+        replace_file(RESULTS, text.encode() + b"\n")
+    print(render(json.loads(RESULTS.read_text(encoding="utf-8"))))
+    return 0
+
+
+def train_all(wanted: list[str], out: Path, jobs: int) -> None:
+    """Train rows side by side; those that need others' checkpoints come last."""
     spawn = multiprocessing.get_context("spawn")
     for group in ([n for n in wanted if not ROWS[n].needs], [n for n in wanted if ROWS[n].needs]):
-        with ProcessPoolExecutor(args.jobs, mp_context=spawn) as pool:
-            for done in as_completed([pool.submit(train, name, args.out) for name in group]):
+        with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
+            for done in as_completed([pool.submit(train, name, out) for name in group]):
                 print(done.result(), flush=True)
-    return 0
 
 
 if __name__ == "__main__":

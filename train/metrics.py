@@ -112,7 +112,7 @@ class Confusion:
 class Evaluation:
     """Accuracy, mean loss, spikes per neuron and step of each population, confusions, and directions if there are.
 
-    ``right[i]``: whether sample i counts in ``score``; two networks' are paired by `avsnn.train.proportion.PairedDifference`.
+    ``right[i]``: whether sample i counts in ``score``; `avsnn.train.proportion.PairedDifference` takes two networks'.
     """
 
     accuracy: Proportion
