@@ -144,6 +144,27 @@ class FixedProductOfSums(Product):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class FixedUnitCurrent(Product):
+    """Spike counts of a window, each population's scaled to length 1 by the host, to a current held for a window.
+
+    ``z_i = sum_s x_i[s]`` (summed over tokens as well where ``pooled[i]``), ``e_i = rint(2^15 z_i / |z_i|)`` with one
+    correctly rounded square root and division in float64, ``y[t] = gain ((weight e + bias + half) >> shift)`` for every
+    t, ``half = 2^(shift-1)`` (0 if shift is 0), e all e_i one after the other. weight: (out, sum of lengths), bias:
+    (out,).
+    """
+
+    weight: Array
+    bias: Array
+    shift: int
+    pooled: tuple[bool, ...]
+
+    @property
+    def windowed(self) -> bool:
+        """Counts are known when the window has ended."""
+        return True
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FixedLIF(Node):
     """Integer leaky integrate and fire, the arithmetic of Loihi and of Lava's ``fixed_pt`` models.
 

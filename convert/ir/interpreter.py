@@ -117,6 +117,10 @@ def apply(node: Node, arguments: list[Array]) -> Array:
             return x * per_channel(arguments[1], x.ndim)
         case ir.Scale():
             return x * node.gain
+        case ir.Unit():
+            flat = x.reshape(*x.shape[:2], -1)
+            length = np.sqrt((flat * flat).sum(axis=2)).reshape(*x.shape[:2], *(1 for _ in x.shape[2:]))
+            return x / np.where(length > 0, length, 1.0)
         case ir.Permute():
             return x.transpose(0, 1, *(axis + 2 for axis in node.axes)).reshape(*x.shape[:2], *node.shape)
         case ir.Normalise():

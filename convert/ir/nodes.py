@@ -155,6 +155,11 @@ class LayerNorm(Node):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Unit(Node):
+    """``y = x / |x|``, Euclidean length over all features; a vector of zeros stays one."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Permute(Node):
     """Feature axes in another order, then read as ``shape``: ``y = x.transpose(axes).reshape(shape)``."""
 

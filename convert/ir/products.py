@@ -1,5 +1,7 @@
 """Products of activity with activity, which no synapse with fixed weights can form: any dtype, integers stay exact.
 
+Also lengths of vectors of counts, which the host computes.
+
 Arrays are (T, B, D, *tokens) over the whole window; D is split into heads of ``d = D / heads`` consecutive channels and
 ``*tokens`` are N positions. Equations: `avsnn.train.attention`, which these restate term by term.
 """
@@ -7,10 +9,13 @@ Arrays are (T, B, D, *tokens) over the whole window; D is split into heads of ``
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from avsnn.convert.ir.node import Array
+
+UNIT_BITS = 15  # of an integer that stands for 1.0 in a vector of length 1
 
 
 def _split(x: Array, heads: int) -> Array:
@@ -44,3 +49,23 @@ def product_of_sums(x: Array, y: Array) -> Array:
     """``sum_n x[t, c, n] * sum_s y[s, c, n]``, of the shape of x; N T times the product of the means."""
     over_tokens = x.sum(axis=tuple(range(3, x.ndim)), keepdims=True)
     return over_tokens * y.sum(axis=0, keepdims=True)
+
+
+def unit_current(
+    x: Sequence[Array], weight: Array, bias: Array, shift: int, pooled: Sequence[bool], unit_bits: int = UNIT_BITS
+) -> Array:
+    """The current that `avsnn.convert.ir.fixed_nodes.FixedUnitCurrent` holds, (B, out), of windows (T, B, *shape)."""
+    parts = []
+    for spikes, over_tokens in zip(x, pooled, strict=True):
+        counts = spikes.astype(np.int64).sum(axis=0)
+        counts = counts.sum(axis=tuple(range(2, counts.ndim))) if over_tokens else counts.reshape(len(counts), -1)
+        parts.append(unit_integers(counts, unit_bits))
+    total = np.concatenate(parts, axis=1) @ weight.astype(np.int64).T + bias.astype(np.int64)
+    return (total + ((1 << shift) >> 1)) >> shift
+
+
+def unit_integers(counts: Array, unit_bits: int = UNIT_BITS) -> Array:
+    """``rint(2^bits z / |z|)`` of rows of integers z (B, n), zeros of zeros: the same on every IEEE machine."""
+    length = np.sqrt((counts.astype(np.int64) ** 2).sum(axis=1, keepdims=True).astype(np.float64))
+    scaled = (counts << unit_bits).astype(np.float64) / np.where(length > 0, length, 1.0)
+    return np.rint(scaled).astype(np.int64)

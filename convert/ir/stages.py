@@ -22,6 +22,10 @@ _FOLDED: tuple[type[Node], ...] = (
     ir.AttentionMap,
     ir.MappedValues,
     ir.ProductOfMeans,
+    ir.Concat,
+    ir.MeanSpace,
+    ir.MeanTime,
+    ir.Unit,
     ir.Readout,
 )
 _INTEGER: tuple[type[Node], ...] = (
@@ -33,6 +37,7 @@ _INTEGER: tuple[type[Node], ...] = (
     fixed.FixedAttentionMap,
     fixed.FixedMappedValues,
     fixed.FixedProductOfSums,
+    fixed.FixedUnitCurrent,
     fixed.FixedLIF,
     fixed.FixedReadout,
 )
@@ -43,9 +48,6 @@ SPEC: dict[str, tuple[type[Node], ...]] = {
         ir.BatchNorm,
         ir.DSLN,
         ir.LayerNorm,
-        ir.Concat,
-        ir.MeanSpace,
-        ir.MeanTime,
         ir.StepGain,
     ),
     "folded": _FOLDED,

@@ -41,6 +41,7 @@ KINDS: dict[str, type[Node]] = {
         nodes.DSLN,
         nodes.LayerNorm,
         nodes.Permute,
+        nodes.Unit,
         nodes.Readout,
         fixed_nodes.FixedInput,
         fixed_nodes.HeldCurrent,
@@ -50,6 +51,7 @@ KINDS: dict[str, type[Node]] = {
         fixed_nodes.FixedAttentionMap,
         fixed_nodes.FixedMappedValues,
         fixed_nodes.FixedProductOfSums,
+        fixed_nodes.FixedUnitCurrent,
         fixed_nodes.FixedLIF,
         fixed_nodes.FixedReadout,
     )

@@ -13,15 +13,19 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Node
+from avsnn.convert.ir.products import UNIT_BITS
 from avsnn.convert.passes.integer_formats import Target, grid
 from avsnn.errors import CapabilityError, QuantizeError
 
 ATTENDING = (ir.Attention, ir.AttentionMap, ir.MappedValues)
 HEADROOM = 0.9  # of u that the largest possible counts may fill
+HOST_WEIGHT_MAX = (1 << 15) - 1  # the host multiplies vectors of length 1 in wide integers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,3 +132,73 @@ def misjudged(node: ir.LIF, factor: float, gain: int, h: int, T: int) -> str:
     if fires - step <= h < fires:
         return ""
     return f"v = {float(fires)} should be the smallest that fires"
+
+
+def normed(graph: Graph, node: ir.LIF) -> tuple[ir.Linear, tuple[ir.Unit, ...]] | None:
+    """The layer and the vectors of length 1 that a population reads, if it reads such."""
+    layer = graph[node.inputs[0]]
+    if not isinstance(layer, ir.Linear):
+        return None
+    joined = graph[layer.inputs[0]]
+    parts = graph.sources(joined) if isinstance(joined, ir.Concat) else (joined,)
+    units = tuple(part for part in parts if isinstance(part, ir.Unit))
+    if not units:
+        return None
+    if len(units) < len(parts):
+        what = "vectors of length 1 and other activity into one layer"
+        raise CapabilityError(what, where=layer.origin or layer.name, found=", ".join(part.kind for part in parts))
+    return layer, units
+
+
+def counted(graph: Graph, unit: ir.Unit) -> tuple[str, bool]:
+    """(population whose counts become the vector, whether its tokens are summed): a positive factor changes nothing.
+
+    Raises:
+        CapabilityError: the vector is not a mean over steps, and perhaps tokens, of the spikes of one population.
+    """
+    node, over_time, pooled = graph[unit.inputs[0]], False, False
+    while isinstance(node, ir.MeanTime | ir.MeanSpace | ir.Flatten):
+        over_time |= isinstance(node, ir.MeanTime)
+        pooled |= isinstance(node, ir.MeanSpace)
+        node = graph[node.inputs[0]]
+    if not over_time or not isinstance(node, ir.LIF | ir.MaxPool2d):
+        what = "only means over steps of the spikes of one population can be scaled to length 1"
+        raise CapabilityError(what, where=unit.origin or unit.name, found=f"{node.name} ({node.kind})")
+    return (node.name if isinstance(node, ir.LIF) else f"{node.name}.or"), pooled
+
+
+def unit_current(
+    graph: Graph, node: ir.LIF, layer: ir.Linear, units: tuple[ir.Unit, ...], target: Target
+) -> tuple[fixed.FixedUnitCurrent, int, float]:
+    """(the host's node, integer threshold, S) of a population that reads vectors of length 1 through ``layer``.
+
+    Raises:
+        QuantizeError: no scale keeps every possible current in the state.
+    """
+    weight, bias = layer.weight.astype(np.float64), np.broadcast_to(layer.bias.astype(np.float64), layer.shape)
+    lengths = [math.prod(unit.shape) for unit in units]
+    parts = np.split(weight, np.cumsum(lengths)[:-1], axis=1)
+    peak = float((np.abs(bias) + sum(np.sqrt((part**2).sum(axis=1)) for part in parts)).max())
+    if not isinstance(node.threshold, float | int):
+        raise CapabilityError("one threshold is needed behind a norm", where=node.origin or node.name)
+    real, room = float(node.threshold) / node.gain, (1 << (target.state_bits - 1 - fixed.ACTIVATION_SHIFT)) - 1
+    h = int(min(HEADROOM * room / max(peak, 1e-30) * real, target.threshold_room) - 1)
+    if h < 1:
+        raise QuantizeError("currents do not fit the state", where=node.origin or node.name, found=peak, limit=room)
+    S = (h + (0.0 if node.strict else grid(graph.timesteps))) / real
+    shift = max(0, int(np.floor(np.log2(HOST_WEIGHT_MAX / max(S * float(np.abs(weight).max()), 1e-30)))))
+    found = [counted(graph, unit) for unit in units]
+    return (
+        fixed.FixedUnitCurrent(
+            name=layer.name,
+            inputs=tuple(name for name, _ in found),
+            shape=layer.shape,
+            origin=layer.origin,
+            weight=np.rint(weight * S * 2.0**shift).astype(np.int64),
+            bias=np.rint(bias * S * 2.0 ** (shift + UNIT_BITS)).astype(np.int64),
+            shift=shift + UNIT_BITS,
+            pooled=tuple(pooled for _, pooled in found),
+        ),
+        h,
+        S,
+    )

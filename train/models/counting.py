@@ -101,6 +101,14 @@ def unit(x: Tensor) -> Tensor:
     return x / torch.where(length > 0, length, 1.0)
 
 
+class Unit(nn.Module):
+    """`unit` as a module: one node to the tracer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x / |x|``."""
+        return unit(x)
+
+
 class _UnitRows(nn.Module):
     """A weight (classes, features) with every row scaled to length 1."""
 

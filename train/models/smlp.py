@@ -21,7 +21,7 @@ from avsnn.errors import CheckpointError, InputError
 from avsnn.train.layers import TimeBatched
 from avsnn.train.models import audio_snn, l2net
 from avsnn.train.models.config import build_config, plain, unknown_name
-from avsnn.train.models.counting import CountingConfig, SpikeCounts, lif, ranked, unit
+from avsnn.train.models.counting import CountingConfig, SpikeCounts, Unit, lif, ranked
 
 INCLUDED = "included"
 """In place of a checkpoint's path in the configuration of a network that has taken the weights over."""
@@ -102,16 +102,23 @@ class SMLP(nn.Module):
 
     def outputs(self, image: Tensor, audio: Tensor) -> dict[str, Tensor]:
         """Return ``scores``, ``counts`` and ``logits`` (mean current of the output neurons), each (B, classes)."""
-        if self.config.project:
-            image, audio = self.project[0](image), self.project[1](audio)
-        current = self.norm1(self.linear1(self.norm_in(torch.cat((image, audio), dim=1))))
-        currents = self.linear2(self.lif1(self.output.repeat(current)))
+        currents = self.currents(image, audio)
         counts, logits = self.output(currents), currents.mean(0)
         scores = logits if self.config.readout == "accumulate" else ranked(counts, logits)
         return {"scores": scores, "counts": counts, "logits": logits}
 
+    def currents(self, image: Tensor, audio: Tensor) -> Tensor:
+        """Return what the output neurons read, (T, B, classes)."""
+        if self.config.project:
+            image, audio = self.project[0](image), self.project[1](audio)
+        current = self.norm1(self.linear1(self.norm_in(torch.cat((image, audio), dim=1))))
+        read: Tensor = self.linear2(self.lif1(self.output.repeat(current)))
+        return read
+
     def forward(self, image: Tensor, audio: Tensor) -> Tensor:
-        """Return the scores alone."""
+        """Return the scores alone; accumulated ones need no output neurons."""
+        if self.config.readout == "accumulate":
+            return self.currents(image, audio).mean(0)
         return self.outputs(image, audio)["scores"]
 
 
@@ -126,6 +133,7 @@ class AudioVisualSMLP(nn.Module):
         super().__init__()
         self.config = config
         self.image, self.audio = l2net.Backbone(config.image), audio_snn.Backbone(config.audio)
+        self.unit = Unit()
         self.fusion = SMLP(self.image.features, self.audio.features, config)
         for backbone in (self.image, self.audio):
             backbone.requires_grad_(not config.frozen)
@@ -141,7 +149,7 @@ class AudioVisualSMLP(nn.Module):
 
     def embed(self, image: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
         """Return the embeddings of length 1, (B, D_image) and (B, D_audio), that `SMLP` takes."""
-        return unit(self.image(image).mean(0)), unit(self.audio(audio).mean(0))
+        return self.unit(self.image(image).mean(0)), self.unit(self.audio(audio).mean(0))
 
     def outputs(self, image: Tensor, audio: Tensor) -> dict[str, Tensor]:
         """Return what `SMLP.outputs` makes of the embeddings."""
