@@ -6,6 +6,7 @@ them (``network.py``, ``tables.py``, ``recorder/``; see its README.txt)::
     FixedConv2d, FixedLinear   Sparse, or DelaySparse where delay > 0
     FixedLIF                   LIFReset(reset_offset = reset_phase + 1: Lava counts steps from 1), or LIF
     HeldCurrent, FixedInput    RingBuffer over wall-clock time, into a_in and s_in
+    Product                    a Process of the export itself (``products/``), into a_in and s_in
     FixedReadout               a recorder; the host sums each window
 """
 
@@ -25,13 +26,18 @@ from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.kernels import per_channel
 from avsnn.convert.ir.node import Array, Node
-from avsnn.deploy.exports.lava_limits import check_population, check_synapse, needs_guard
+from avsnn.deploy.exports.lava_limits import check_population, check_readout, check_synapse, message_bits, needs_guard
+from avsnn.deploy.exports.lava_products import product_row
 from avsnn.errors import BackendError, CapabilityError, InputError
 
 FORMAT = 1
 LAVA_VERSION = "0.10.0"
 RUNTIME_FOLDER = Path(__file__).resolve().parent / "lava_runtime"
-RUNTIME = ("README.txt", "network.py", "tables.py", "recorder/__init__.py", "recorder/models.py", "recorder/process.py")
+RUNTIME = (
+    *("README.txt", "network.py", "tables.py"),
+    *("products/__init__.py", "products/models.py", "products/process.py"),
+    *("recorder/__init__.py", "recorder/models.py", "recorder/process.py"),
+)
 
 
 def write_lava(graph: Graph, folder: Path) -> None:
@@ -51,8 +57,8 @@ def write_lava(graph: Graph, folder: Path) -> None:
         raise InputError(f"cannot be written ({error.strerror})", where=str(folder)) from error
     try:
         beside.chmod(0o755)  # mkdtemp makes it private
-        (beside / "recorder").mkdir()
         for name in RUNTIME:
+            (beside / name).parent.mkdir(exist_ok=True)
             (beside / name).write_bytes((RUNTIME_FOLDER / name).read_bytes())
         text = json.dumps(tables, indent=1, sort_keys=True, allow_nan=False) + "\n"
         (beside / "network.json").write_text(text, encoding="utf-8")
@@ -69,7 +75,7 @@ def lower(graph: Graph) -> tuple[dict[str, Any], dict[str, Array]]:
         raise InputError("only a scheduled graph has wall-clock times", where="lava", found=graph.stage)
     arrays = _Arrays()
     tables: dict[str, Any] = {"format": FORMAT, "lava": LAVA_VERSION, "timesteps": graph.timesteps}
-    tables |= {name: [] for name in ("inputs", "currents", "synapses", "populations", "readouts")}
+    tables |= {name: [] for name in ("inputs", "currents", "synapses", "products", "populations", "readouts")}
     for order, node in enumerate(graph.nodes):
         match node:
             case fixed.FixedInput():
@@ -78,6 +84,9 @@ def lower(graph: Graph) -> tuple[dict[str, Any], dict[str, Array]]:
                 table, row = "currents", _current(graph, node, arrays)
             case fixed.Synapse():
                 table, row = "synapses", _synapse(graph, node, arrays)
+            case fixed.Product():
+                _sources(graph, node, (fixed.FixedLIF,))
+                table, row = "products", product_row(graph, node)
             case fixed.FixedLIF():
                 table, row = "populations", _population(graph, node, arrays)
             case fixed.FixedReadout():
@@ -120,7 +129,7 @@ def _current(graph: Graph, node: fixed.HeldCurrent, arrays: _Arrays) -> dict[str
 
 
 def _synapse(graph: Graph, node: fixed.Synapse, arrays: _Arrays) -> dict[str, Any]:
-    (source,) = _sources(graph, node, (fixed.FixedInput, fixed.FixedLIF))
+    (source,) = _sources(graph, node, (fixed.FixedInput, fixed.FixedLIF, fixed.Product))
     check_synapse(node)
     late = node.output_delay if isinstance(node, fixed.FixedLinear) else None
     return _weights(node, node.weight_mant, source, arrays) | {
@@ -129,12 +138,12 @@ def _synapse(graph: Graph, node: fixed.Synapse, arrays: _Arrays) -> dict[str, An
         "sign_mode": node.sign_mode,
         "delay": node.delay,
         "output_delay": None if late is None else arrays.add(late),
-        "message_bits": _message_bits(source),
+        "message_bits": message_bits(graph, source),
     }
 
 
 def _population(graph: Graph, node: fixed.FixedLIF, arrays: _Arrays) -> dict[str, Any]:
-    _sources(graph, node, (fixed.Synapse, fixed.HeldCurrent))
+    _sources(graph, node, (fixed.Synapse, fixed.HeldCurrent, fixed.Product))
     check_population(node)
     return {
         "inputs": list(node.inputs),
@@ -153,6 +162,7 @@ def _population(graph: Graph, node: fixed.FixedLIF, arrays: _Arrays) -> dict[str
 
 def _readout(graph: Graph, node: fixed.FixedReadout, arrays: _Arrays) -> dict[str, Any]:
     _sources(graph, node, (fixed.Synapse, fixed.FixedLIF))
+    check_readout(graph, node)
     bias = arrays.add(np.broadcast_to(node.bias, node.shape))
     return {"inputs": list(node.inputs), "bias": bias, "scale": node.scale, "offset": node.offset}
 
@@ -191,13 +201,6 @@ def _weights(node: fixed.HeldCurrent | fixed.Synapse, weight: Array, source: Nod
 def _flat(bias: Array, node: Node) -> Array:
     """A bias for every neuron, flattened."""
     return np.broadcast_to(per_channel(np.asarray(bias), len(node.shape)), node.shape).reshape(-1)
-
-
-def _message_bits(source: Node) -> int:
-    """0 for spikes; bits of the magnitude for integers."""
-    if not isinstance(source, fixed.FixedInput) or (source.low >= 0 and source.high <= 1):
-        return 0
-    return max(abs(source.low), abs(source.high)).bit_length()
 
 
 def check_runtime(folder: Path) -> None:

@@ -15,10 +15,10 @@ import numpy as np
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
-from avsnn.errors import CapabilityError, QuantizeError
+from avsnn.deploy.exports.lava_products import MESSAGE_LIMIT, message_range
+from avsnn.errors import QuantizeError
 
 STATE_BITS = 24
-MESSAGE_LIMIT = 2**31
 BIAS_MANT_LIMIT = 2**15
 THRESHOLD_LIMIT = 2**17
 DELAY_LIMIT = 63
@@ -95,40 +95,64 @@ def needs_guard(graph: Graph, node: fixed.FixedLIF) -> bool:
     Raises:
         QuantizeError: the input may overflow Lava's int32 messages, which nothing could watch.
     """
-    bound = sum(_reach(graph, source) for source in graph.sources(node))
-    if bound >= MESSAGE_LIMIT:
-        raise QuantizeError("input may leave 32 bits", where=node.name, found=bound, limit=MESSAGE_LIMIT - 1)
+    bound = _arriving(graph, node)
     rest = (fixed.NO_CURRENT_MEMORY - node.decay_u) / 4096
     steps = node.reset_interval or math.inf
     memory = steps if rest == 1 else (1 - rest**steps) / (1 - rest)
     return bool(bound * memory * 2**fixed.ACTIVATION_SHIFT >= 2 ** (STATE_BITS - 1))
 
 
+def check_readout(graph: Graph, node: fixed.FixedReadout) -> None:
+    """Raise unless what a read-out receives in a step fits Lava's int32 messages; the host sums steps in int64.
+
+    Raises:
+        QuantizeError: it may not.
+    """
+    _arriving(graph, node)
+
+
+def message_bits(graph: Graph, source: Node) -> int:
+    """0 for spikes; bits of the largest magnitude for integers."""
+    low, high = _range(graph, source)
+    return 0 if low == 0 and high <= 1 and not isinstance(source, fixed.Product) else max(-low, high).bit_length()
+
+
+def _arriving(graph: Graph, node: Node) -> int:
+    """Largest magnitude that all sources of ``node`` can send it together."""
+    bound = sum(_reach(graph, source) for source in graph.sources(node))
+    if bound >= MESSAGE_LIMIT:
+        raise QuantizeError("input may leave 32 bits", where=node.name, found=bound, limit=MESSAGE_LIMIT - 1)
+    return bound
+
+
 def _reach(graph: Graph, source: Node) -> int:
-    """Largest |a| that one synapse or current can contribute to any neuron."""
+    """Largest magnitude that one source can send to any neuron."""
     match source:
         case fixed.HeldCurrent():
             if source.port == "bias":
                 return 0
-            low, high = _range(graph.by_name[source.inputs[0]])
+            low, high = _range(graph, graph.by_name[source.inputs[0]])
             down, up = _sums(source.weight.astype(np.int64), low, high)
             bias = np.asarray(source.bias, dtype=np.int64)
             largest = max(abs(int(down) + int(bias.min())), abs(int(up) + int(bias.max())))
             return (largest >> source.shift) + 1
         case fixed.Synapse():
-            down, up = _sums(source.weight, *_range(graph.by_name[source.inputs[0]]))
+            down, up = _sums(source.weight, *_range(graph, graph.by_name[source.inputs[0]]))
             return max(abs(int(down)), abs(int(up)))
         case _:
-            raise CapabilityError(
-                f"a population cannot read a {source.kind} without a synapse in Lava", where=source.name
-            )
+            low, high = _range(graph, source)
+            return max(-low, high)
 
 
-def _range(source: Node) -> tuple[int, int]:
+def _range(graph: Graph, source: Node) -> tuple[int, int]:
     """Smallest and largest message of a node; padding adds 0."""
-    if isinstance(source, fixed.FixedInput):
-        return min(source.low, 0), max(source.high, 0)
-    return 0, 1
+    match source:
+        case fixed.FixedInput():
+            return min(source.low, 0), max(source.high, 0)
+        case fixed.Product():
+            return message_range(graph, source)
+        case _:
+            return 0, 1
 
 
 def _sums(weight: Array, low: int, high: int) -> tuple[Array, Array]:

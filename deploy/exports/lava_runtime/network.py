@@ -2,8 +2,9 @@
 
 python network.py INPUTS.npz OUT_DIR [--record all|spikes|none]      (README.txt describes the files)
 
-All populations, synapses and sources are stock Lava Processes in their ``fixed_pt`` models. Features are flattened
-in (channel, height, width) order. Samples follow each other every ``timesteps`` wall-clock steps.
+All populations, synapses and sources are stock Lava Processes in their ``fixed_pt`` models; products of activity are
+Processes of this folder. Features are flattened in (channel, height, width) order. Samples follow each other every
+``timesteps`` wall-clock steps.
 """
 
 import argparse
@@ -59,6 +60,7 @@ class Network:
         for row in tables["currents"]:
             self.add_current(row, inputs[row["input"]])
         add = {"synapses": self.add_synapse, "populations": self.add_population, "readouts": self.add_readout}
+        add["products"] = self.add_product
         for table, row in in_order(tables):
             add[table](row)
 
@@ -108,6 +110,16 @@ class Network:
             synapse = Sparse(**options)
         self.sources[row["source"]].connect(self.add(synapse).s_in)
         self.sources[row["name"]] = synapse.a_out
+
+    def add_product(self, row):
+        """Add a product of populations."""
+        from products.process import KINDS
+
+        timing = {name: row[name] for name in ("gain", "delays", "window", "start")}
+        process = self.add(KINDS[row["kind"]](**row["sizes"], **timing))
+        for factor, source in zip(process.FACTORS, row["inputs"], strict=True):
+            self.sources[source].connect(getattr(process, factor))
+        self.sources[row["name"]] = process.out
 
     def add_population(self, row):
         """Add a LIFReset, or a LIF where nothing is ever reset, with its guard and its recorder."""

@@ -110,10 +110,10 @@ def taps(size_out, size_in, tap, stride, padding, dilation):
 
 
 def in_order(tables):
-    """Return (table, row) of synapses, populations and read-outs, each after what it reads; rows get their index."""
+    """Return (table, row) of all but inputs and currents, each after what it reads; rows get their index."""
     rows = [
         (table, {**row, "index": index})
-        for table in ("synapses", "populations", "readouts")
+        for table in ("synapses", "products", "populations", "readouts")
         for index, row in enumerate(tables[table])
     ]
     return sorted(rows, key=lambda pair: pair[1]["order"])

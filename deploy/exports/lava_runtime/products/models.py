@@ -1,0 +1,162 @@
+"""What the products do in each step on the CPU: int64 inside; the export made sure that results fit int32 messages."""
+
+from collections import deque
+
+import numpy as np
+from lava.magma.core.decorator import implements, requires, tag
+from lava.magma.core.model.py.model import PyLoihiProcessModel
+from lava.magma.core.model.py.ports import PyInPort, PyOutPort
+from lava.magma.core.model.py.type import LavaPyType
+from lava.magma.core.resources import CPU
+from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+
+from products.process import AttentionMap, MappedValues, ProductOfSums, SpaceAttention, TimeAttention
+
+
+class Windows(PyLoihiProcessModel):
+    """Send what earlier messages gave, then receive: as synapses do, so that no circle of processes waits for ever."""
+
+    def __init__(self, proc_params):
+        super().__init__(proc_params)
+        *sizes, result = proc_params["sizes"]
+        self._window, self._start = proc_params["window"], proc_params["start"]
+        self._lines = []  # for each factor the messages that are still needed, oldest first
+        for size, delay in zip(sizes, proc_params["delays"], strict=True):
+            length = self._window + delay
+            self._lines.append(deque([np.zeros(size, dtype=np.int64)] * length, maxlen=length))
+        self._formed = np.zeros((self._window, result), dtype=np.int64)
+
+    def exchange(self, *factors):
+        """Send once and receive once on every port."""
+        wall = self.time_step - 1  # Lava counts steps from 1
+        step = (wall - self._start) % self._window
+        if wall >= self._start and step == 0:
+            windows = (np.stack([line[s] for s in range(self._window)]) for line in self._lines)
+            self._formed = self.form(*windows).reshape(self._formed.shape) * self.proc_params["gain"]
+        self.out.send(self._formed[step])
+        for line, port in zip(self._lines, factors, strict=True):
+            line.append(port.recv().astype(np.int64))
+
+    def by_head(self, x):
+        """(window, D N) -> (window, heads, d, N)."""
+        heads = self.proc_params["heads"]
+        return x.reshape(len(x), heads, self.proc_params["channels"] // heads, -1)
+
+
+@implements(proc=SpaceAttention, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PySpaceAttentionModel(Windows):
+    """One query token after the other: what it shares with each key, then the values weighted by that."""
+
+    q: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    k: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    v: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+    def run_spk(self):
+        """One step."""
+        self.exchange(self.q, self.k, self.v)
+
+    def form(self, q, k, v):
+        """Whole windows to their product."""
+        queries, keys, values = self.by_head(q), self.by_head(k), self.by_head(v)
+        found = np.zeros_like(queries)
+        for m in np.flatnonzero(queries.any(axis=(0, 1, 2))):  # a silent query gives 0
+            shared = (queries[..., m, None] * keys).sum(axis=2, keepdims=True)  # (window, heads, 1, N)
+            found[..., m] = (shared * values).sum(axis=3)
+        return found
+
+
+@implements(proc=TimeAttention, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyTimeAttentionModel(Windows):
+    """One pair of steps after the other: what query and key share at each token, times the values."""
+
+    q: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    k: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    v: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+    def run_spk(self):
+        """One step."""
+        self.exchange(self.q, self.k, self.v)
+
+    def form(self, q, k, v):
+        """Whole windows to their product."""
+        queries, keys, values = self.by_head(q), self.by_head(k), self.by_head(v)
+        found = np.zeros_like(values)
+        for t in range(len(found)):
+            for key, value in zip(keys, values, strict=True):
+                found[t] += (queries[t] * key).sum(axis=1, keepdims=True) * value
+        return found
+
+
+@implements(proc=AttentionMap, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyAttentionMapModel(Windows):
+    """One channel after the other: each adds the pairs of tokens that both fire there."""
+
+    q: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    k: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+    def run_spk(self):
+        """One step."""
+        self.exchange(self.q, self.k)
+
+    def form(self, q, k):
+        """Whole windows to their product."""
+        queries, keys = self.by_head(q), self.by_head(k)
+        found = np.zeros((*queries.shape[:2], queries.shape[3], keys.shape[3]), dtype=np.int64)
+        for channel in range(queries.shape[2]):
+            found += queries[:, :, channel, :, None] * keys[:, :, channel, None, :]
+        return found
+
+
+@implements(proc=MappedValues, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyMappedValuesModel(Windows):
+    """One key token after the other: its values go to every query that chose it."""
+
+    chosen: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    v: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+    def run_spk(self):
+        """One step."""
+        self.exchange(self.chosen, self.v)
+
+    def form(self, chosen, v):
+        """Whole windows to their product."""
+        values = self.by_head(v)
+        tokens = values.shape[3]
+        chosen = chosen.reshape(*values.shape[:2], tokens, tokens)
+        found = np.zeros_like(values)
+        for n in range(tokens):
+            found += chosen[:, :, None, :, n] * values[..., n, None]
+        return found
+
+
+@implements(proc=ProductOfSums, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyProductOfSumsModel(Windows):
+    """Spikes of a channel in this step, times spikes of a neuron in the window."""
+
+    x: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    y: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+    def run_spk(self):
+        """One step."""
+        self.exchange(self.x, self.y)
+
+    def form(self, x, y):
+        """Whole windows to their product."""
+        heard = x.reshape(len(x), self.proc_params["channels"], -1).sum(axis=2)  # (window, channels)
+        seen = y.sum(axis=0).reshape(self.proc_params["channels"], -1)  # (channels, tokens)
+        return heard[:, :, None] * seen[None]
