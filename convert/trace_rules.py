@@ -1,74 +1,27 @@
 """The table of what the tracer understands: one function per kind of module, call and method.
 
-A rule gets the module (or nothing), and a `Site`: the name, inputs, shape and origin of the node to make. It returns
-the node, or the name of an existing node when the operation changes nothing at inference (dropout, direct coding).
-To teach the tracer a layer of your own, pass ``trace(..., rules=MODULE_RULES | {MyLayer: my_rule})``.
+`avsnn.convert.trace_site` says what a rule is given and returns. To teach the tracer a layer of your own, pass
+``trace(..., rules=MODULE_RULES | {MyLayer: my_rule})``.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
+from avsnn.convert import trace_calls as calls
+from avsnn.convert import trace_products as products
 from avsnn.convert.ir import nodes as ir
-from avsnn.convert.ir.node import Array, Node, Shape
-from avsnn.errors import TraceError
+from avsnn.convert.trace_site import Made, Rule, Site, array, never, over_time, pair, refuse
+from avsnn.train import attention, norms
 from avsnn.train.layers import DirectCoding, Normalise
+from avsnn.train.models import counting, shaf
 from avsnn.train.neurons import LIF
 
 
-@dataclass(frozen=True, kw_only=True)
-class Site:
-    """Where a node will stand.
-
-    Attributes:
-        name: its name.
-        inputs: names of the nodes it reads.
-        shape: features it emits.
-        origin: module path and class, for messages.
-        lead: leading axes of the tensors read that are not features (1: batch; 2: time, batch).
-        arguments: the remaining positional arguments and keywords of the call, all constants.
-    """
-
-    name: str
-    inputs: tuple[str, ...]
-    shape: Shape
-    origin: str
-    lead: int = 2
-    arguments: tuple[Any, ...] = ()
-    keywords: Mapping[str, Any]
-
-    @property
-    def common(self) -> dict[str, Any]:
-        """The fields that every node has."""
-        return {"name": self.name, "inputs": self.inputs, "shape": self.shape, "origin": self.origin}
-
-
-Rule = Callable[[Any, Site], Node | str]
-
-
-def array(tensor: torch.Tensor) -> Array:
-    """Weights as numpy, detached."""
-    values: Array = tensor.detach().cpu().numpy()
-    return values.copy()
-
-
-def refuse(site: Site, what: str, *, remedy: str = "") -> TraceError:
-    """The error of a rule that meets an option it has no node for."""
-    return TraceError(what, where=site.origin, remedy=remedy)
-
-
-def pair(value: Any) -> ir.Pair:
-    """An int or a pair, as a pair."""
-    return (int(value), int(value)) if isinstance(value, int) else (int(value[0]), int(value[1]))
-
-
-def conv2d(module: nn.Conv2d, site: Site) -> Node:
+def conv2d(module: nn.Conv2d, site: Site) -> Made:
     """Convolution with zero padding, given in pixels."""
     if module.padding_mode != "zeros" or isinstance(module.padding, str):
         raise refuse(site, "padding must be zeros, given in pixels", remedy="set padding_mode='zeros', padding=<int>")
@@ -84,7 +37,7 @@ def conv2d(module: nn.Conv2d, site: Site) -> Node:
     )
 
 
-def linear(module: nn.Linear, site: Site) -> Node:
+def linear(module: nn.Linear, site: Site) -> Made:
     """Dense layer on a vector of features."""
     if len(site.shape) != 1:
         raise refuse(site, "a linear layer over one axis of several", remedy="use a 1x1 nn.Conv2d, or flatten first")
@@ -92,7 +45,7 @@ def linear(module: nn.Linear, site: Site) -> Node:
     return ir.Linear(**site.common, weight=array(module.weight), bias=array(bias))
 
 
-def batch_norm(module: nn.BatchNorm2d, site: Site) -> Node:
+def batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, site: Site) -> Made:
     """Batch normalisation with its running statistics."""
     if module.running_mean is None or module.running_var is None:
         raise refuse(site, "batch statistics are needed at inference", remedy="set track_running_stats=True")
@@ -102,10 +55,10 @@ def batch_norm(module: nn.BatchNorm2d, site: Site) -> Node:
     return ir.BatchNorm(**site.common, mean=mean, var=var, gamma=array(gamma), beta=array(beta), eps=module.eps)
 
 
-def lif(module: LIF, site: Site) -> Node:
+def lif(module: LIF, site: Site) -> Made:
     """Our own neuron."""
     return ir.LIF(
-        **site.common,
+        **over_time(site).common,
         decay=module.decay,
         gain=module.gain,
         threshold=module.v_threshold,
@@ -114,7 +67,7 @@ def lif(module: LIF, site: Site) -> Node:
     )
 
 
-def max_pool(module: nn.MaxPool2d, site: Site) -> Node:
+def max_pool(module: nn.MaxPool2d, site: Site) -> Made:
     """Maximum over windows."""
     if module.ceil_mode or pair(module.dilation) != (1, 1) or module.return_indices:
         raise refuse(site, "max pooling with ceil_mode, dilation or indices")
@@ -124,75 +77,71 @@ def max_pool(module: nn.MaxPool2d, site: Site) -> Node:
     )
 
 
-def normalise(module: Normalise, site: Site) -> Node:
+def normalise(module: Normalise, site: Site) -> Made:
     """Fixed input normalisation."""
     return ir.Normalise(**site.common, mean=array(module.mean), std=array(module.std))
 
 
-def nothing(module: object, site: Site) -> str:
+def nothing(module: object, site: Site) -> Made:
     """An operation that does nothing at inference."""
     return site.inputs[0]
 
 
-def flatten(module: object, site: Site) -> Node:
-    """All features to one axis."""
-    if len(site.shape) != 1:
-        raise refuse(site, "flatten must join all feature axes, and no other", remedy=f"flatten({site.lead})")
-    return ir.Flatten(**site.common)
-
-
-def add(module: object, site: Site) -> Node:
-    """Sum of two activities."""
-    if len(site.inputs) != 2 or site.keywords.get("alpha", 1) != 1:
-        raise refuse(site, "only the sum of two activities is known", remedy="fold constants into the layer before")
-    return ir.Add(**site.common)
-
-
-def concat(module: object, site: Site) -> Node:
-    """Activities along the first feature axis."""
-    dim = site.arguments[0] if site.arguments else site.keywords.get("dim", 0)
-    rank = site.lead + len(site.shape)
-    if dim % rank != site.lead:
-        raise refuse(site, "concat along another axis than the channels", remedy=f"torch.cat(..., dim={site.lead})")
-    return ir.Concat(**site.common)
-
-
-def mean(module: object, site: Site) -> Node:
-    """Mean over height and width, or over time."""
-    dims = site.arguments[0] if site.arguments else site.keywords.get("dim")
-    if dims is None or site.keywords.get("keepdim"):
-        raise refuse(site, "mean needs its axes, without keepdim")
-    dims = (dims,) if isinstance(dims, int) else tuple(dims)
-    rank = site.lead + len(site.shape) + len(dims)
-    axes = {d % rank for d in dims}
-    if axes == {0} and site.lead == 1:
-        return ir.MeanTime(**site.common)
-    if axes == {rank - 2, rank - 1} and len(site.shape) == 1:
-        return ir.MeanSpace(**site.common)
-    raise refuse(site, f"mean over axes {sorted(axes)}", remedy="average over (height, width) or over time, one by one")
+def direct_coding(module: DirectCoding, site: Site) -> Made:
+    """The same value in every step, which is what a value without time means anyway."""
+    if site.lead != 1:
+        raise refuse(site, "repeats what already has time", remedy="leave the second DirectCoding out")
+    return site.inputs[0]
 
 
 MODULE_RULES: dict[type[nn.Module], Rule] = {
     nn.Conv2d: conv2d,
     nn.Linear: linear,
+    nn.BatchNorm1d: batch_norm,
     nn.BatchNorm2d: batch_norm,
     nn.MaxPool2d: max_pool,
-    nn.Flatten: flatten,
+    nn.Flatten: calls.flatten,
     nn.Identity: nothing,
     nn.Dropout: nothing,
     LIF: lif,
     Normalise: normalise,
-    DirectCoding: nothing,
+    DirectCoding: direct_coding,
+    attention.SpikeAttention: products.spike_attention,
+    attention.PositionedScores: products.positioned_scores,
+    attention.MappedValues: products.mapped_values,
+    attention.ProductOfMeans: products.product_of_means,
+    attention.AddScaled: products.add_scaled,
+    attention.StepGain: products.step_gain,
+    attention.TokenMean: products.token_mean,
+    norms.DSLN: products.dsln,
+    norms.LayerNorm: products.layer_norm,
+    shaf.Frames: products.frames,
+    counting.Unit: calls.unit,
+    shaf.SoftmaxAttention: never(
+        "a softmax divides by a sum of exponentials, which no neuron computes",
+        remedy="attention=spike attends with spikes alone",
+    ),
+    nn.ReLU: never("sends numbers, and a chip sends spikes", remedy="use LIF (neuron=lif in spikslc)"),
 }
 
 CALL_RULES: dict[object, Rule] = {
-    operator.add: add,
-    operator.iadd: add,
-    torch.add: add,
-    torch.cat: concat,
-    torch.flatten: flatten,
-    torch.mean: mean,
-    "add": add,
-    "flatten": flatten,
-    "mean": mean,
+    operator.add: calls.add,
+    operator.iadd: calls.add,
+    torch.add: calls.add,
+    torch.cat: calls.concat,
+    torch.flatten: calls.flatten,
+    torch.mean: calls.mean,
+    operator.mul: calls.times,
+    torch.mul: calls.times,
+    torch.sum: calls.total,
+    torch.reshape: calls.flatten,
+    "add": calls.add,
+    "flatten": calls.flatten,
+    "mean": calls.mean,
+    "mul": calls.times,
+    "reshape": calls.flatten,
+    "sum": calls.total,
+    "view": calls.flatten,
+    counting.unit: calls.unit,
+    counting.ranked: calls.ranked,
 }

@@ -20,12 +20,17 @@ from avsnn.convert.ir.activity import Activity
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
 from avsnn.convert.problems import Problem, calling_line
-from avsnn.convert.trace_rules import CALL_RULES, MODULE_RULES, Rule, Site
-from avsnn.errors import InputError, TraceError
+from avsnn.convert.trace_calls import TIME_ENDS, axes_of, flatten
+from avsnn.convert.trace_rules import CALL_RULES, MODULE_RULES
+from avsnn.convert.trace_site import Rule, Site
+from avsnn.errors import AvsnnError, InputError, TraceError
 from avsnn.train.layers import DirectCoding, TimeBatched
+from avsnn.train.models import counting
 from avsnn.train.neurons import LIF
 
 NEURONS = (LIF,)
+TIMELESS = (nn.Conv2d, nn.modules.batchnorm._BatchNorm, nn.MaxPool2d, nn.AvgPool2d)  # layers that know no time
+FUNCTIONS = (counting.unit, counting.ranked)  # functions of ours that are one operation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,16 +125,30 @@ def survey(
 def _follow(module: nn.Module, rules: Mapping[type[nn.Module], Rule]) -> fx.Graph:
     try:
         return _Tracer(rules).trace(module)
-    except fx.proxy.TraceError as error:
+    except (fx.proxy.TraceError, TypeError) as error:
+        unknown = [f"{name} ({type(m).__name__})" for name, m in module.named_modules() if _without_rule(m, rules)]
+        listed = f"; without a rule: {', '.join(unknown)}" if unknown else ""
         raise TraceError(
-            f"forward cannot be followed ({error})",
+            f"forward cannot be followed ({error}){listed}",
             where=type(module).__name__,
             remedy="decide nothing by the values of tensors, and loop over nothing but constants",
         ) from error
 
 
-def witness(module: nn.Module, inputs: Mapping[str, Array], *, dtype: str = "float64") -> Activity:
+def _without_rule(module: nn.Module, rules: Mapping[type[nn.Module], Rule]) -> bool:
+    return not any(module.children()) and not isinstance(module, (*rules, nn.Sequential, nn.ModuleList))
+
+
+def witness(
+    module: nn.Module, inputs: Mapping[str, Array], *, dtype: str = "float64", graph: Graph | None = None
+) -> Activity:
     """Run the module itself and keep every spike: what the traced graph must equal.
+
+    Args:
+        module: as given to `trace`.
+        inputs: as given to `avsnn.convert.ir.interpreter.interpret`.
+        dtype: of weights and activity.
+        graph: the traced graph, to leave out populations that no answer depends on.
 
     Returns:
         `Activity` with ``outputs`` {"output": (B, K)} and the spikes of each neuron module, no states.
@@ -151,6 +170,8 @@ def witness(module: nn.Module, inputs: Mapping[str, Array], *, dtype: str = "flo
             child.register_forward_hook(keep(name))
     with torch.no_grad():
         output = double(**{name: torch.as_tensor(np.asarray(x)).to(kind) for name, x in inputs.items()})
+    if graph is not None:
+        spikes = {name: spikes[name] for name in spikes if name in graph.by_name}
     return Activity(outputs={"output": output.numpy()}, spikes=spikes, states={})
 
 
@@ -158,7 +179,7 @@ class _Tracer(fx.Tracer):
     """Stops at modules that have a rule."""
 
     def __init__(self, rules: Mapping[type[nn.Module], Rule]) -> None:
-        super().__init__()
+        super().__init__(autowrap_functions=FUNCTIONS)
         self.known = (*rules, TimeBatched)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -197,20 +218,31 @@ class _Walker(fx.Interpreter):
         self.names: dict[fx.Node, str] = {}
         self.lead: dict[fx.Node, int] = {}
         self.calls: dict[str, int] = {}
+        self.extra_traceback = False  # torch would add lines of its own to our messages
+        self.live = _live(program)
+        self.sizes: set[fx.Node] = set()
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one operation and add its node."""
-        result = super().run_node(n)
+        try:
+            result = super().run_node(n)
+        except AvsnnError:
+            raise
+        except Exception as error:  # whatever torch says to a forward that does not fit its inputs
+            where, reason = str(n.target) if n.op == "call_module" else n.name, (str(error).splitlines() or [""])[0]
+            raise TraceError(f"forward fails on the example inputs ({reason})", where=where) from error
         if n.op == "placeholder":
             self._input(n, result)
         elif n.op == "output":
             self._output(n.args[0])
-        else:
+        elif isinstance(result, torch.Size | int):
+            self.sizes.add(n)
+        elif n in self.live:
             self._operation(n, result)
         return result
 
     def _output(self, source: object) -> None:
-        """Remember the answer, or why there is none: raised here, torch would add its own lines to the message."""
+        """Remember the answer, or why there is none: what else is wrong is said first."""
         owner = type(self.owner).__name__
         if not isinstance(source, fx.Node):
             self.refusal = TraceError("forward must return one tensor", where=owner, found=source)
@@ -238,25 +270,32 @@ class _Walker(fx.Interpreter):
         self.names[n] = str(n.target)
 
     def _operation(self, n: fx.Node, result: Any) -> None:
-        sources: list[fx.Node] = []  # with repetitions, unlike n.all_input_nodes
-        fx.node.map_arg((n.args, n.kwargs), sources.append)
+        sources = [s for s in _sources(n) if s not in self.sizes]
         lead = max((self.lead[s] for s in sources), default=2)
         child = self.owner.get_submodule(str(n.target)) if n.op == "call_module" else None
-        if isinstance(child, DirectCoding):
-            lead = 2
         base = str(n.target) if child is not None else n.name
+        emits = lead
         try:
             if isinstance(child, TimeBatched):
-                name = self._time_batched(child, base, sources, result)
+                rule, child = _module_rule(_unwrapped(child, base, lead), base, self.rules), child.module
             else:
                 rule = self._rule(n, child, base)
-                if rule in (CALL_RULES["mean"],) and self._axes(n, result) == {0} and lead == 2:
-                    lead = 1  # a mean over time leaves (B, features)
-                name = self._place(rule, child, self._site(n, base, sources, result, lead))
+                if isinstance(child, TIMELESS) and lead == 2:
+                    remedy = "wrap it in TimeBatched"
+                    raise TraceError(f"a {type(child).__name__} knows no time", where=base, remedy=remedy)
+            emits = self._emits(n, child, rule, sources, lead)
+            name = self._place(rule, child, self._site(n, child, base, sources, result, lead, emits))
         except TraceError as error:
-            name = self._stand_in(error, n, base, sources, result, lead)
-        self.names[n], self.lead[n] = name, lead
+            name = self._stand_in(error, n, base, sources, result, emits)
+        self.names[n], self.lead[n] = name, emits
         self.lines.setdefault(name, n.meta.get("line", ""))
+
+    def _emits(self, n: fx.Node, child: nn.Module | None, rule: Rule, sources: list[fx.Node], lead: int) -> int:
+        """Leading axes of the result that are not features."""
+        if isinstance(child, DirectCoding):
+            return 2
+        rank = self.env[sources[0]].ndim if sources else 0
+        return 1 if lead == 2 and rule in TIME_ENDS and axes_of(n.args[1:], n.kwargs, rank) == {0} else lead
 
     def _stand_in(
         self, error: TraceError, n: fx.Node, base: str, sources: list[fx.Node], result: Any, lead: int
@@ -277,51 +316,74 @@ class _Walker(fx.Interpreter):
             return CALL_RULES[n.target]
         raise TraceError("no rule for this call", where=base, found=str(n.target))
 
-    @staticmethod
-    def _axes(n: fx.Node, result: torch.Tensor) -> set[int]:
-        dims = n.args[1] if len(n.args) > 1 else n.kwargs.get("dim")
-        dims = (dims,) if isinstance(dims, int) else dims
-        return {int(d) % (result.ndim + len(dims)) for d in dims} if isinstance(dims, tuple | list) else set()
-
-    def _site(self, n: fx.Node, base: str, sources: list[fx.Node], result: torch.Tensor, lead: int) -> Site:
-        constants = tuple(a for a in n.args if not isinstance(a, fx.Node) and not _holds_nodes(a))
+    def _site(
+        self,
+        n: fx.Node,
+        child: nn.Module | None,
+        base: str,
+        sources: list[fx.Node],
+        result: torch.Tensor,
+        lead: int,
+        emits: int,
+    ) -> Site:
+        samples = next(iter(self.env[s].shape[self.lead[s] - 1] for s in sources), 0)
+        if tuple(result.shape[:emits]) != (self.timesteps, samples)[2 - emits :]:
+            raise TraceError("mixes features with time or samples", where=base, found=tuple(result.shape))
+        if child is None and len(sources) < len(_sources(n)) and CALL_RULES[n.target] is not flatten:
+            raise TraceError("computes with the size of a tensor", where=base, remedy="write the number out")
         return Site(
             name=self._unique(base),
             inputs=tuple(self.names[s] for s in sources),
-            shape=tuple(result.shape[lead:]),
-            origin=f"{base} ({type(self.owner.get_submodule(base)).__name__})" if n.op == "call_module" else base,
+            reads=tuple(tuple(self.env[s].shape[self.lead[s] :]) for s in sources),
+            shape=tuple(result.shape[emits:]),
+            origin=base if child is None else f"{base} ({type(child).__name__})",
             lead=lead,
-            arguments=constants,
+            timesteps=self.timesteps,
+            arguments=tuple(a for a in n.args if not isinstance(a, fx.Node) and not _holds_nodes(a)),
             keywords=dict(n.kwargs),
         )
-
-    def _time_batched(self, wrapper: TimeBatched, base: str, sources: list[fx.Node], result: torch.Tensor) -> str:
-        """The wrapped module, or each one of a wrapped sequence, as if it stood where the wrapper stands."""
-        inner = wrapper.module
-        if isinstance(inner, nn.Sequential):
-            raise TraceError("TimeBatched holds a Sequential", where=base, remedy="wrap each layer by itself")
-        if isinstance(inner, (*NEURONS, DirectCoding)):
-            what = f"TimeBatched holds a {type(inner).__name__}, which needs to see time"
-            raise TraceError(what, where=base, remedy="call it directly")
-        site = Site(
-            name=self._unique(base),
-            inputs=tuple(self.names[s] for s in sources),
-            shape=tuple(result.shape[2:]),
-            origin=f"{base} ({type(inner).__name__})",
-            keywords={},
-        )
-        return self._place(_module_rule(inner, base, self.rules), inner, site)
 
     def _place(self, rule: Rule, child: nn.Module | None, site: Site) -> str:
         made = rule(child, site)
         if isinstance(made, str):
             return made
-        self.built.append(made)
-        return made.name
+        made = made if isinstance(made, tuple) else (made,)
+        self.built.extend(made)
+        return made[-1].name
 
     def _unique(self, base: str) -> str:
         self.calls[base] = self.calls.get(base, 0) + 1
         return base if self.calls[base] == 1 else f"{base}#{self.calls[base]}"
+
+
+def _unwrapped(wrapper: TimeBatched, base: str, lead: int) -> nn.Module:
+    """The wrapped module, which is a node where the wrapper stands."""
+    inner = wrapper.module
+    if isinstance(inner, nn.Sequential):
+        raise TraceError("TimeBatched holds a Sequential", where=base, remedy="wrap each layer by itself")
+    if isinstance(inner, (*NEURONS, DirectCoding)):
+        what = f"TimeBatched holds a {type(inner).__name__}, which needs to see time"
+        raise TraceError(what, where=base, remedy="call it directly")
+    if lead != 2:
+        remedy = "call the layer directly, or put a DirectCoding before it"
+        raise TraceError("TimeBatched takes samples for steps", where=base, remedy=remedy)
+    return inner
+
+
+def _live(program: fx.Graph) -> set[fx.Node]:
+    """The operations that the answer depends on."""
+    found: set[fx.Node] = set()
+    for node in reversed(program.nodes):
+        if node.op == "output" or node in found:
+            found.update(node.all_input_nodes)
+    return found
+
+
+def _sources(n: fx.Node) -> list[fx.Node]:
+    """What an operation reads, in order; with repetitions, unlike `all_input_nodes`."""
+    found: list[fx.Node] = []
+    fx.node.map_arg((n.args, n.kwargs), found.append)
+    return found
 
 
 def _module_rule(child: nn.Module, base: str, rules: Mapping[type[nn.Module], Rule]) -> Rule:

@@ -145,7 +145,8 @@ def apply(node: Node, arguments: list[Array]) -> Array:
         case ir.Add():
             return sum(arguments[1:], start=x)
         case ir.Concat():
-            return np.concatenate(np.broadcast_arrays(*arguments), axis=2)
+            steps = max(len(one) for one in arguments)
+            return np.concatenate([np.broadcast_to(one, (steps, *one.shape[1:])) for one in arguments], axis=2)
         case ir.Flatten():
             return x.reshape(*x.shape[:2], -1)
         case ir.MeanSpace():
