@@ -222,7 +222,7 @@ def _check_module(module: Any, traced: Graph, data: Mapping[str, Inputs], log: _
 
     differing = 0
     for name, inputs in data.items():
-        expected = witness(module, inputs)
+        expected = witness(module, inputs, graph=traced)
         single = witness(module, inputs, dtype="float32")
         differing += sum(int((single.spikes[k] != s).sum()) for k, s in expected.spikes.items())
 
