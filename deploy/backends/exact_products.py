@@ -3,6 +3,7 @@
 Factors are spikes, so every product and every partial sum, in whatever order it is made, is an integer of magnitude
 at most ``bound = |gain| * terms``, ``terms`` the number of products that one result adds up: N d for attention over N
 tokens in heads of d channels, T d over time, d for its map, N for mapped values, N T for a product of sums.
+Currents of counts that the host scales to length 1 are made by `unit_currents`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from avsnn.convert.ir.fixed_nodes import (
     FixedAttentionMap,
     FixedMappedValues,
     FixedProductOfSums,
+    FixedUnitCurrent,
     Product,
 )
 from avsnn.convert.ir.node import Array, Shape
+from avsnn.deploy.backends import unit_currents
 from avsnn.deploy.backends.exact_sums import FLOAT32_EXACT, FLOAT64_EXACT
 from avsnn.errors import CapabilityError, DomainError, InputError
 
@@ -120,6 +123,9 @@ class ExactProduct:
                 return np.matmul(q.swapaxes(-1, -2), k)
             case FixedMappedValues():
                 return np.matmul(self._heads(x[1], x[0].shape[3]), x[0].astype(self.dtype).swapaxes(-1, -2))
+            case FixedUnitCurrent():
+                held = unit_currents.unit_current(self.node, x)[:, None].astype(self.dtype)
+                return np.broadcast_to(held, (*x[0].shape[:3], held.shape[3]))
             case _:
                 over_tokens = x[0].sum(axis=tuple(range(4, x[0].ndim)), keepdims=True, dtype=self.dtype)
                 return over_tokens * x[1].sum(axis=1, keepdims=True, dtype=self.dtype)
@@ -168,6 +174,8 @@ def _fits(node: Product, sources: tuple[Shape, ...]) -> bool:
             return node.shape == v and chosen[1:] == (tokens, tokens) and _splits(v, chosen[0])
         case FixedProductOfSums(), (x, y):
             return node.shape == x == y
+        case FixedUnitCurrent(), _:
+            return unit_currents.fits(node, sources)
         case FixedAttention() | FixedAttentionMap() | FixedMappedValues() | FixedProductOfSums(), _:
             return False
         case _:
@@ -179,9 +187,11 @@ def _splits(shape: Shape, heads: int) -> bool:
 
 
 def _terms(node: Product, sources: tuple[Shape, ...], timesteps: int) -> int:
-    """Products of spikes that one result adds up."""
+    """Products of spikes that one result adds up, or how large it can be if the gain is 1."""
     tokens = math.prod(sources[-1][1:])
     match node:
+        case FixedUnitCurrent():
+            return unit_currents.bound(node)
         case FixedAttention(heads=heads, over=over):
             return sources[0][0] // heads * (tokens if over == "space" else timesteps)
         case FixedAttentionMap(heads=heads):
