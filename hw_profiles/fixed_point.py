@@ -21,6 +21,7 @@ FRACTION_BITS = 12  # decays are multiples of 1/4096
 UNITY = 1 << FRACTION_BITS
 ACTIVATION_SHIFT = 6  # one unit of synaptic input is 64 units of u, v and threshold
 STATE_BITS = 24
+RESETS = ("hard", "subtract", "subtract_delayed")
 
 
 def state_limit(state_bits: int = STATE_BITS) -> int:
@@ -85,9 +86,12 @@ def lif_step(
     b: Integers,
     decay_u: int,
     decay_v: int,
-    threshold_mant: int,
+    threshold_mant: int | Integers,
     *,
     state_bits: int = STATE_BITS,
+    reset: str = "hard",
+    subtract: int | Integers = 0,
+    fired: Flags | None = None,
 ) -> tuple[Integers, Integers, Flags]:
     """One step of leaky integrate and fire, the same shape and dtype in and out: ``(u, v, spikes)``.
 
@@ -96,14 +100,33 @@ def lif_step(
         u = truncate12(u (4096 - (decay_u + 1))) + (a << 6)
         v = clip(truncate12(v (4096 - decay_v)) + u + b, -(2^(state_bits - 1) - 1), 2^(state_bits - 1) - 1)
         s = v > (threshold_mant << 6)
-        v = 0 where s
+        v = 0 where s                  (reset "hard")
+        v = v - subtract where s       (reset "subtract")
 
-    u must stay in its domain; the caller ensures it with `check_state` or `never_leaves`.
+    With reset "subtract_delayed", v stays, and ``subtract`` is taken off before the clip where ``fired``, the spikes of
+    the step before (None: there are none, a window begins). Thresholds and amounts are integers or arrays that
+    broadcast to v. u must stay in its domain; the caller ensures it with `check_state` or `never_leaves`.
+
+    >>> u = v = np.zeros(2, np.int64)
+    >>> step = lambda v: lif_step(u, v, np.array([3, 1]), 0 * u, 4095, 0, 2, reset="subtract", subtract=128)
+    >>> step(v)[1].tolist(), step(step(v)[1])[1].tolist()
+    ([64, 64], [128, 128])
+
+    Raises:
+        DomainError: another reset.
     """
+    if reset not in RESETS:
+        raise DomainError("unknown reset", where="lif", found=reset, limit=", ".join(RESETS))
     u = decay(u, UNITY - (decay_u + 1)) + (a << ACTIVATION_SHIFT)
-    v = clip_state(decay(v, UNITY - decay_v) + u + b, state_bits)
+    v = decay(v, UNITY - decay_v) + u + b
+    if reset == "subtract_delayed" and fired is not None:
+        np.subtract(v, subtract, out=v, where=fired, dtype=v.dtype)
+    v = clip_state(v, state_bits)
     spikes: Flags = v > (threshold_mant << ACTIVATION_SHIFT)
-    np.copyto(v, 0, where=spikes)  # clip made a new array: nothing of the caller's changes
+    if reset == "hard":
+        np.copyto(v, 0, where=spikes)  # clip made a new array: nothing of the caller's changes
+    elif reset == "subtract":
+        np.subtract(v, subtract, out=v, where=spikes, dtype=v.dtype)
     return u, v, spikes
 
 
@@ -158,8 +181,8 @@ def never_leaves(current_bound: int, decay_u: int, *, state_bits: int = STATE_BI
 def safe_dtype(current_bound: int, *, state_bits: int = STATE_BITS) -> type[np.int32] | type[np.int64]:
     """The narrowest dtype in which `lif_step` cannot overflow while ``|a| <= current_bound`` and |b| is in range.
 
-    int32 needs ``64 |a| < 2^30`` and 24-bit states: the largest sum, decayed v + decayed u + 64 a + b, is then below
-    2^30 + 3 2^23 < 2^31.
+    int32 needs ``64 |a| < 2^30`` and 24-bit states: the largest sum, decayed v + decayed u + 64 a + b and what a reset
+    subtracts, is then below 2^30 + 5 2^23 < 2^31 (v itself, after subtraction from a negative threshold, below 2^24).
 
     Raises:
         DomainError: even int64 could overflow.

@@ -8,6 +8,14 @@ at most ``T - 1`` times leave v on a grid of ``g = 2^-(T-1)``. So the scale puts
 for every v on the grid: exact, ties included, without spending bias or currents on it, as long as v can hold ``T - 1``
 fractional bits (it has 6, so T <= 7). A neuron that fires on ``>`` gets ``h`` itself. Decays other than 0, 1/2 and 1
 round in every step; there the neuron check counts what differs, and the report shows it.
+
+**Reset by subtraction.** The chip subtracts h, so that v stays on the grid, where the network subtracts ``h + g``. What
+the network has subtracted in excess is ``g sigma``, sigma the decayed count of its spikes: below 1, or 2 where the
+subtraction is a step late. It fires on ``v >= h + g (1 + sigma)``, which is ``v > h`` on the grid as long as
+``g (1 + sigma) <= 2^-(T-1)``: exact, ties included, with half that g, or a quarter of it.
+
+**Thresholds that differ within a population** share S, so only their rounded values ``h_i`` fit; each is within half a
+unit of ``S threshold_i / gain - g``. Neurons are then exact for ``h_i + g``, and ties of the real threshold are not.
 """
 
 from __future__ import annotations
@@ -91,6 +99,15 @@ def mantissas(weight: Array, target: Target) -> tuple[Array, int, str]:
 def grid(timesteps: int) -> float:
     """g: what v is a multiple of after T steps of integer currents and halving, as far as v has fractional bits."""
     return float(2.0 ** -min(timesteps - 1, FRACTION_BITS))
+
+
+def tie(timesteps: int, reset: str) -> float:
+    """g: what the threshold of a neuron that fires on ``>=`` stands above its integer, see above.
+
+    >>> tie(4, "hard"), tie(4, "subtract"), tie(4, "subtract_delayed")
+    (0.125, 0.0625, 0.03125)
+    """
+    return grid(timesteps) / {"hard": 1, "subtract": 2, "subtract_delayed": 4}[reset]
 
 
 def reach(layer: ir.Conv2d | ir.Linear, weight: Array, bias: Array, low: int, high: int) -> float:
