@@ -3,7 +3,8 @@
 The whole wall clock is simulated: streams of samples back to back, delays, resets by phase, biases that charge waiting
 layers. Because no connection leads backwards, layers are run one after the other over all wall steps instead of all
 layers step by step; what each neuron sees is the same. Then logical time is cut out of the wall clock.
-Sums are made by BLAS in floats that cannot round (`exact_sums`), neurons by `hw_profiles.fixed_point`.
+Sums and products are made by BLAS in floats that cannot round (`exact_sums`, `exact_products`), neurons by
+`hw_profiles.fixed_point`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from avsnn.convert.ir.fixed_nodes import FixedInput, FixedLIF, FixedLinear, FixedReadout, HeldCurrent, Synapse
+from avsnn.convert.ir.fixed_nodes import (
+    FixedInput,
+    FixedLIF,
+    FixedLinear,
+    FixedReadout,
+    HeldCurrent,
+    Product,
+    Synapse,
+)
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.kernels import per_channel
 from avsnn.convert.ir.node import Array, Node
@@ -68,11 +77,8 @@ def simulate(
 
 def _streams_at_once(plan: Plan) -> int:
     graph, layout = plan.graph, plan.layout
-    populations = graph.of(FixedLIF)
-    per_step = sum(math.prod(n.shape) * (9 if n.name in plan.record else 1) for n in populations)
-    per_step += sum(8 * math.prod(n.shape) for n in graph.of(FixedInput))
-    largest = max((math.prod(n.shape) for n in populations), default=1)
-    fits = min(PART_BYTES // max(1, per_step * layout.steps), PART_NEURONS // largest)
+    largest = max((math.prod(n.shape) for n in graph.of(FixedLIF)), default=1)
+    fits = min(PART_BYTES // max(1, plan.bytes_per_step * layout.steps), PART_NEURONS // largest)
     return max(1, min(layout.streams, fits))
 
 
@@ -83,7 +89,7 @@ def _allocate(plan: Plan) -> Execution:
         node
         for node in graph
         if isinstance(node, FixedLIF)
-        or (isinstance(node, FixedInput) and any(isinstance(r, Synapse) for r in graph.readers[node.name]))
+        or (isinstance(node, FixedInput | Product) and any(isinstance(r, Synapse) for r in graph.readers[node.name]))
     ]
     return Execution(
         outputs={name: np.zeros((B, *graph[name].shape), np.int64) for name in graph.outputs},
@@ -121,6 +127,11 @@ class _Part:
                         self._count(node, 0, sent[node.name] != 0)
                 case HeldCurrent():
                     held[node.name] = _held(self.plan.sums[node.name], inputs[node.inputs[0]][samples])
+                case Product():
+                    factors = [sent[name] for name in node.inputs]
+                    sent[node.name] = self.plan.products[node.name].on_the_wall(factors, self.plan.layout.steps)
+                    if node.name in result.counts:
+                        self._count(node, node.offset, sent[node.name] != 0)
                 case FixedLIF():
                     sent[node.name] = self._population(node, sent, held)
                     self._count(node, node.offset, sent[node.name])
@@ -202,6 +213,8 @@ class _Part:
         for source in self.plan.graph.sources(node):
             if isinstance(source, Synapse):
                 self._arrive(source, sent[source.inputs[0]], begin, a)
+            elif isinstance(source, Product):
+                a += sent[source.name][begin:end]
             elif isinstance(source, HeldCurrent) and source.port == "current":
                 for w in range(begin, min(end, layout.length * layout.timesteps)):
                     a[w - begin] += held[source.name][:, w // layout.timesteps].reshape(a.shape[1:]).astype(dtype)
@@ -243,7 +256,10 @@ class _Part:
 
     def _block(self, names: tuple[str, ...]) -> int:
         """Wall steps whose connections are computed together."""
-        needed = max((self.plan.sums[name].bytes_per_item for name in names), default=1)
+        sums, products = self.plan.sums, self.plan.products
+        needed = max(
+            (sums[n].bytes_per_item if n in sums else 8 * math.prod(products[n].node.shape) for n in names), default=1
+        )
         longest = max(
             (
                 int(output_delay(s).max(initial=0))

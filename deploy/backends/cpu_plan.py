@@ -8,9 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from avsnn.convert.ir.fixed_nodes import FixedInput, FixedLIF, FixedLinear, FixedReadout, HeldCurrent, Synapse
+from avsnn.convert.ir.fixed_nodes import (
+    FixedInput,
+    FixedLIF,
+    FixedLinear,
+    FixedReadout,
+    HeldCurrent,
+    Product,
+    Synapse,
+)
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
+from avsnn.deploy.backends.exact_products import ExactProduct
 from avsnn.deploy.backends.exact_sums import ExactSums
 from avsnn.deploy.backends.streams import Streams, lay_out
 from avsnn.errors import CapabilityError, InputError
@@ -28,10 +37,19 @@ class Plan:
     record: frozenset[str]
     layout: Streams
     sums: Mapping[str, ExactSums]
+    products: Mapping[str, ExactProduct]
 
     def bound(self, node: FixedLIF) -> int:
-        """Largest synaptic input that connections can give; held currents are added where they are known."""
-        return sum(self.sums[name].bound for name in node.inputs if isinstance(self.graph[name], Synapse))
+        """Largest synaptic input of connections and products; held currents are added where they are known."""
+        synapses = sum(self.sums[name].bound for name in node.inputs if isinstance(self.graph[name], Synapse))
+        return synapses + sum(self.products[name].bound for name in node.inputs if name in self.products)
+
+    @property
+    def bytes_per_step(self) -> int:
+        """What one stream keeps of one wall step: messages, and two int32 where states are recorded."""
+        populations = sum(math.prod(n.shape) * (9 if n.name in self.record else 1) for n in self.graph.of(FixedLIF))
+        inputs = sum(8 * math.prod(n.shape) for n in self.graph.of(FixedInput))
+        return populations + inputs + sum(product.bytes_per_step for product in self.products.values())
 
 
 def make_plan(graph: Graph, inputs: Mapping[str, Array], record: frozenset[str], streams: int | None) -> Plan:
@@ -47,24 +65,41 @@ def make_plan(graph: Graph, inputs: Mapping[str, Array], record: frozenset[str],
     batch = _check_inputs(graph, inputs)
     if streams is not None and not 1 <= streams <= batch:
         raise InputError("impossible number of streams", where="simulate", found=streams, limit=f"1 to {batch}")
-    peaks = {name: max(1, int(np.abs(inputs[name]).max(initial=0))) for name in inputs}
-    sums = {}
-    for node in graph.nodes:
-        _check_node(graph, node)
-        if isinstance(node, Synapse | HeldCurrent):
-            source = node.inputs[0]
-            sums[node.name] = ExactSums(node=node, source_shape=graph[source].shape, peak=peaks.get(source, 1))
-    tail = max((n.offset for n in graph if isinstance(n, FixedLIF | FixedReadout)), default=0)
+    sums, products = _arithmetic(graph, inputs)
+    if odd := [name for name in graph.outputs if not isinstance(graph[name], FixedLIF | FixedReadout)]:
+        raise CapabilityError("only populations and read-outs answer", where=odd[0], found=graph[odd[0]].kind)
+    windowed = _windowed(graph)
+    if needy := [n for n in products.values() if n.node.windowed and not windowed]:
+        raise CapabilityError("a product over the window needs populations that are reset", where=needy[0].node.name)
+    tail = max((n.offset for n in graph if isinstance(n, FixedLIF | FixedReadout | Product)), default=0)
     messages = sum(math.prod(n.shape) for n in graph if isinstance(n, FixedLIF | FixedInput))
+    messages += sum(product.bytes_per_step for product in products.values())
     layout = lay_out(
         batch,
         graph.timesteps,
         tail,
-        windowed=_windowed(graph),
+        windowed=windowed,
         streams=streams,
         longest=PART_BYTES // max(1, messages * graph.timesteps),
     )
-    return Plan(graph=graph, inputs=inputs, record=record, layout=layout, sums=sums)
+    return Plan(graph=graph, inputs=inputs, record=record, layout=layout, sums=sums, products=products)
+
+
+def _arithmetic(
+    graph: Graph, inputs: Mapping[str, Array]
+) -> tuple[Mapping[str, ExactSums], Mapping[str, ExactProduct]]:
+    """What computes each connection and each product, with the largest message that each can be given."""
+    peaks = {name: max(1, int(np.abs(inputs[name]).max(initial=0))) for name in inputs}
+    sums, products = {}, {}
+    for node in graph.nodes:
+        _check_node(graph, node)
+        shapes = tuple(source.shape for source in graph.sources(node))
+        if isinstance(node, Product):
+            products[node.name] = ExactProduct(node=node, source_shapes=shapes, timesteps=graph.timesteps)
+            peaks[node.name] = max(1, products[node.name].bound)
+        elif isinstance(node, Synapse | HeldCurrent):
+            sums[node.name] = ExactSums(node=node, source_shape=shapes[0], peak=peaks.get(node.inputs[0], 1))
+    return sums, products
 
 
 def population_names(graph: Graph, record: Collection[str] | str) -> frozenset[str]:
@@ -126,19 +161,25 @@ def _check_node(graph: Graph, node: Node) -> None:
             if node.port not in ("current", "bias"):
                 raise CapabilityError("unknown port", where=node.name, found=node.port, limit="current, bias")
         case Synapse():
-            allowed = (FixedInput, FixedLIF)
+            allowed = (FixedInput, FixedLIF, Product)
             if node.delay < 0 or (isinstance(node, FixedLinear) and (output_delay(node) < 0).any()):
                 raise InputError("negative delay", where=node.name)
-        case FixedLIF() | FixedReadout():
-            allowed = (Synapse, HeldCurrent)
-            if isinstance(node, FixedLIF) and node.bias_exp < 0:
+        case Product():
+            allowed = (FixedLIF,)
+        case FixedLIF():
+            allowed = (Synapse, HeldCurrent, Product)
+            if node.bias_exp < 0:
                 raise CapabilityError("negative bias exponent", where=node.name, found=node.bias_exp, limit=0)
-            if node.offset < 0:
-                raise InputError("negative offset", where=node.name, found=node.offset, limit=0)
+            if unlike := [s.shape for s in sources if isinstance(s, Product) and s.shape != node.shape]:
+                raise InputError("a product feeds neuron by neuron", where=node.name, found=unlike[0], limit=node.shape)
+        case FixedReadout():
+            allowed = (Synapse, HeldCurrent)
         case _:
             raise CapabilityError("the simulator knows no such node", where=node.name, found=node.kind)
     if wrong := [s for s in sources if not isinstance(s, allowed)]:
         raise CapabilityError("reads what it cannot", where=node.name, found=f"{wrong[0].name} ({wrong[0].kind})")
+    if isinstance(node, FixedLIF | FixedReadout | Product) and node.offset < 0:
+        raise InputError("negative offset", where=node.name, found=node.offset, limit=0)
     if isinstance(node, HeldCurrent | Synapse) and len(sources) != 1:
         raise InputError("a connection has one source", where=node.name, found=len(sources), limit=1)
 
