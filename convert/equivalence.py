@@ -112,6 +112,21 @@ def _population(
     )
 
 
+def in_units_of(expected: Activity, before: Graph, after: Graph) -> Activity:
+    """``expected`` of graph ``before`` with states as ``after`` counts them, whose thresholds a fold may have scaled.
+
+    ``LIF(s a; th)`` and ``LIF(a; th / s)`` send the same spikes, and their membranes differ by s.
+    """
+    states = dict(expected.states)
+    for node in before.of(ir.LIF):
+        new = after.by_name.get(node.name)
+        if isinstance(new, ir.LIF) and new.threshold is not node.threshold and node.name in states:
+            old, now = (np.asarray(n.threshold, dtype=np.float64) for n in (node, new))
+            unit = np.divide(now, old, out=np.ones(np.broadcast(now, old).shape), where=(old != now) & (old != 0))
+            states[node.name] = {key: v * unit for key, v in states[node.name].items()}
+    return replace(expected, states=states)
+
+
 def _equal(what: str, where: str, expected: Array, found: Array, limit: float) -> None:
     """Raise on the earliest difference: smallest step, then sample, then neuron."""
     if expected.shape != found.shape:

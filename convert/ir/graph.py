@@ -99,14 +99,20 @@ def rewrite(graph: Graph, rule: Callable[[Node, dict[str, Node]], Node | None]) 
     """Offer every node, in order, to ``rule(node, rewritten)`` where ``rewritten`` holds what came before.
 
     None keeps the node. A node of another name absorbs it: that one is replaced, and whoever read the old node reads
-    it instead. Nodes that nobody reads any more disappear.
+    it instead. Nodes that nobody reads any more disappear. The rule may add nodes to ``rewritten``, and replace those
+    that only ``node`` reads. Where it did nothing at all, the graph itself is returned.
     """
     nodes: dict[str, Node] = {}
     moved: dict[str, str] = {}
+    changed = False
     for old in graph.nodes:
         node = replace(old, inputs=tuple(moved.get(name, name) for name in old.inputs))
-        new = rule(node, nodes) or node
+        found = rule(node, nodes)
+        changed |= found is not None
+        new = found or node
         moved[old.name] = new.name
         nodes[new.name] = new
+    if not changed:
+        return graph
     outputs = tuple(moved[name] for name in graph.outputs)
     return replace(graph, nodes=tuple(nodes.values()), outputs=outputs).with_nodes(nodes.values())

@@ -9,7 +9,11 @@ from avsnn.convert.ir.nodes import Pair
 
 
 def conv2d(x: Array, weight: Array, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> Array:
-    """Cross-correlation of x (N, C, H, W) with weight (O, C / groups, kh, kw), zero padding: (N, O, H', W')."""
+    """Cross-correlation of x (N, C, H, W) with weight (O, C / groups, kh, kw), zero padding: (N, O, H', W').
+
+    x (N, H, W) is an image of one channel.
+    """
+    x = x[:, None] if x.ndim == 3 else x
     n, _, height, width = x.shape
     out, per_group, kh, kw = weight.shape
     padded = np.pad(x, ((0, 0), (0, 0), (padding[0], padding[0]), (padding[1], padding[1])))

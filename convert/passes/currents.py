@@ -1,21 +1,21 @@
 """What makes up the current of a population: which weighted layers, reading which spikes, and their biases.
 
-Currents are sums, so the walk goes through `Add` to layers and from each layer through `Add` and `Flatten` to the
-populations whose spikes it reads: ``W (x1 + x2) = W x1 + W x2``, one connection per source.
+Currents are sums, so the walk goes through `Add` to layers and from each layer through `Add`, `Scale` and `Flatten` to
+the populations whose spikes it reads: ``W (x1 + g x2) = W x1 + (g W) x2``, one connection per source.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.kernels import per_channel
-from avsnn.convert.ir.node import Array
+from avsnn.convert.ir.node import Array, Node
 from avsnn.errors import CapabilityError
 
 
@@ -27,7 +27,8 @@ class Term:
         layer: the float layer.
         source: what it reads, in the integer graph.
         name: of the synapse to be.
-        step: what an integer 1 of the source stands for: 1 for spikes, the step of an input.
+        step: what an integer 1 of the source stands for: 1 for spikes, the step of an input, 1 / (N T) for a product
+            of means; times the gains on the way, and times how often it is added.
         levels: largest integer magnitude that the source sends.
     """
 
@@ -50,35 +51,69 @@ def terms(graph: Graph, name: str) -> list[Term]:
         return [term for source in node.inputs for term in terms(graph, source)]
     if not isinstance(node, ir.Conv2d | ir.Linear):
         raise CapabilityError("a neuron must read weighted sums", where=node.origin or name, found=node.kind)
-    sources = spike_sources(graph, node.inputs[0])
+    sources = weighted_sources(graph, node.inputs[0])
     names = [node.name] if len(sources) == 1 else [f"{node.name}@{source}" for source in sources]
     made = []
-    for source, term in zip(sources, names, strict=True):
-        fed = graph.by_name.get(source)
-        steps: dict[str, Any] = {}
-        if isinstance(fed, ir.Input):
-            steps = {"step": fed.step, "levels": round(max(abs(fed.low), abs(fed.high)) / fed.step)}
-        made.append(Term(layer=node, source=source, name=term, **steps))
+    for (source, gain), term in zip(sources.items(), names, strict=True):
+        step, levels = _unit(graph, graph.by_name.get(source))
+        made.append(Term(layer=node, source=source, name=term, step=gain * step, levels=levels))
     return made
 
 
-def spike_sources(graph: Graph, name: str) -> list[str]:
-    """The populations whose spikes add up to ``name``."""
+def _unit(graph: Graph, source: Node | None) -> tuple[float, int]:
+    """What an integer 1 of ``source`` stands for, and the largest integer that it sends."""
+    match source:
+        case ir.Input():
+            return source.step, round(max(abs(source.low), abs(source.high)) / source.step)
+        case ir.ProductOfMeans():
+            levels = math.prod(graph[source.inputs[0]].shape[1:]) * graph.timesteps
+            return 1.0 / levels, levels
+        case _:
+            return 1.0, 1
+
+
+def weighted_sources(graph: Graph, name: str) -> dict[str, float]:
+    """The populations, inputs and products of means that add up to ``name``, each with its factor.
+
+    What is added twice has factor 2; what cancels out, 0.
+
+    Raises:
+        CapabilityError: something else adds to it.
+    """
     node = graph[name]
     match node:
         case ir.Add():
-            found = [source for each in node.inputs for source in spike_sources(graph, each)]
-            if len(set(found)) < len(found):
-                raise CapabilityError("the same spikes are added twice", where=node.origin or name, found=found)
-            return found
+            total: dict[str, float] = {}
+            for each in node.inputs:
+                for source, gain in weighted_sources(graph, each).items():
+                    total[source] = total.get(source, 0.0) + gain
+            return total
+        case ir.Scale():
+            return {source: node.gain * gain for source, gain in weighted_sources(graph, node.inputs[0]).items()}
         case ir.Flatten():
-            return spike_sources(graph, node.inputs[0])
-        case ir.LIF() | ir.Input():
-            return [name]
+            return weighted_sources(graph, node.inputs[0])
+        case ir.LIF() | ir.Input() | ir.ProductOfMeans():
+            return {name: 1.0}
         case ir.MaxPool2d():
-            return [f"{name}.or"]
+            return {f"{name}.or": 1.0}
+        case ir.Permute():
+            what = "features in another order between spikes and a convolution"
+            remedy = "order them before the neurons, or read them with a linear layer"
+            raise CapabilityError(what, where=node.origin or name, found=f"axes {node.axes}", remedy=remedy)
         case _:
             raise CapabilityError("a layer must read spikes or an input", where=node.origin or name, found=node.kind)
+
+
+def spike_sources(graph: Graph, name: str) -> list[str]:
+    """The populations whose spikes add up to ``name``, each once and with factor 1.
+
+    Raises:
+        CapabilityError: something else adds to it, or with another factor.
+    """
+    found = weighted_sources(graph, name)
+    if any(gain != 1 for gain in found.values()):
+        raise CapabilityError("plain spikes are needed", where=graph[name].origin or name, found=found)
+    return list(found)
 
 
 def total_bias(found: Sequence[Term]) -> Array:

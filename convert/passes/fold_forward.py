@@ -5,7 +5,11 @@ With ``n(x) = a x + c`` per channel and zero padding applied after it::
     W n(x) + d = (W diag(a)) x + (W c_map + d)
 
 where ``c_map`` is the constant map c, zero outside the image. So the bias becomes a map: at the border fewer taps see
-c. Exact for any stride, padding and dilation.
+c. Exact for any stride, padding and dilation. Between norm and layer there may be sums, channels joined, flattening and
+means over tokens: a layer behind joined channels becomes one layer per part.
+
+A maximum over windows behind such a norm goes before it, as ``max(a s + c) = a max(s) + c`` where a >= 0. Of spikes it
+is an OR; where a < 0 the norm's maximum is the spikes' minimum, an AND, and neurons without memory make either.
 """
 
 from __future__ import annotations
@@ -16,9 +20,12 @@ import numpy as np
 
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.graph import Graph, rewrite
-from avsnn.convert.ir.interpreter import affine
-from avsnn.convert.ir.kernels import conv2d, per_channel
-from avsnn.convert.ir.node import Array, Node
+from avsnn.convert.ir.kernels import conv2d
+from avsnn.convert.ir.node import Array, Node, Shape
+from avsnn.convert.passes.pointwise import pointwise
+from avsnn.convert.passes.take_in import take_in
+
+TAKES_IN = (ir.Normalise, ir.BatchNorm, ir.Concat, ir.MeanSpace)
 
 
 def fold_forward(graph: Graph) -> Graph:
@@ -26,30 +33,54 @@ def fold_forward(graph: Graph) -> Graph:
     return rewrite(graph, _fold)
 
 
-def gain_and_shift(node: ir.Normalise | ir.BatchNorm) -> tuple[Array, Array]:
-    """(a, c) of ``n(x) = a x + c``, float64."""
-    if isinstance(node, ir.BatchNorm):
-        return affine(node)
-    return 1.0 / node.std.astype(np.float64), -node.mean.astype(np.float64) / node.std.astype(np.float64)
-
-
 def _fold(node: Node, before: dict[str, Node]) -> Node | None:
-    if not isinstance(node, ir.Conv2d | ir.Linear):
-        return None
-    norm = before[node.inputs[0]]
-    if not isinstance(norm, ir.Normalise | ir.BatchNorm):
-        return None
-    merged = _merge(node, norm)
-    return _fold(merged, before) or merged  # norms may follow one another
+    match node:
+        case ir.Conv2d() | ir.Linear():
+            return take_in(node, before, TAKES_IN)
+        case ir.MaxPool2d():
+            return _norm_last(node, before)
+        case _:
+            return None
 
 
-def _merge(node: ir.Conv2d | ir.Linear, norm: ir.Normalise | ir.BatchNorm) -> ir.Conv2d | ir.Linear:
-    gain, shift = gain_and_shift(norm)
-    weight = node.weight.astype(np.float64)
-    if isinstance(node, ir.Linear):
-        return replace(node, inputs=norm.inputs, weight=weight * gain, bias=node.bias + weight @ shift)
-    constant = np.broadcast_to(per_channel(shift, 3), (1, *norm.shape))
-    bias = conv2d(constant, weight, node.stride, node.padding, node.dilation, node.groups)[0]
-    bias = bias + per_channel(node.bias, 3)
-    inner = gain.reshape(node.groups, 1, -1).repeat(weight.shape[0] // node.groups, axis=1).reshape(weight.shape[:2])
-    return replace(node, inputs=norm.inputs, weight=weight * inner[:, :, None, None], bias=bias)
+def _norm_last(pool: ir.MaxPool2d, before: dict[str, Node]) -> Node | None:
+    """``norm(pool(spikes))`` for ``pool(norm(spikes))``."""
+    norm = before[pool.inputs[0]]
+    if not isinstance(norm, ir.BatchNorm) or not isinstance(before[norm.inputs[0]], ir.LIF):
+        return None
+    inner = pointwise(norm)
+    assert inner is not None
+    negative = inner.matrix < 0
+    made: Node = replace(pool, inputs=norm.inputs)
+    if negative.any():
+        window, made = _extremes(replace(pool, inputs=norm.inputs), negative, norm.shape)
+        before[window.name] = window
+    before[made.name] = made
+    return replace(norm, name=f"{pool.name}.norm", inputs=(made.name,), shape=pool.shape)
+
+
+def _extremes(pool: ir.MaxPool2d, negative: Array, shape: Shape) -> tuple[ir.Conv2d, ir.LIF]:
+    """OR of a window's spikes, AND in the ``negative`` channels: fire if sum + bias >= 1, bias 1 - size of window."""
+    ones = np.ones((shape[0], 1, *pool.kernel))
+    size = conv2d(np.ones((1, *shape)), ones, pool.stride, pool.padding, (1, 1), shape[0])[0]
+    window = ir.Conv2d(
+        name=f"{pool.name}.window",
+        inputs=pool.inputs,
+        shape=pool.shape,
+        origin=pool.origin,
+        weight=ones,
+        bias=np.where(negative[:, None, None], 1.0 - size, 0.0),
+        stride=pool.stride,
+        padding=pool.padding,
+        groups=shape[0],
+    )
+    neurons = ir.LIF(
+        name=f"{pool.name}.extremes",
+        inputs=(window.name,),
+        shape=pool.shape,
+        origin=pool.origin,
+        decay=0.0,
+        gain=1.0,
+        threshold=1.0,
+    )
+    return window, neurons

@@ -5,19 +5,29 @@ Averages, sums, flattening and linear layers are all linear, so with spikes s_i 
     y = (1 / T) sum_t sum_i W_i s_i[t] + bias
 
 W_i is the product of the linear maps on the way to population i: the head's weights, repeated over tokens and divided
-by their number where tokens are averaged. The mean over steps becomes a sum that is read once per window.
+by their number where tokens are averaged. The mean over steps becomes a sum that is read once per window. What is read
+may also be a product of means, whose messages are numbers rather than spikes. Answers joined to one are rows of W_i.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.graph import Graph
-from avsnn.convert.ir.node import Array, Node
+from avsnn.convert.ir.kernels import per_channel
+from avsnn.convert.ir.node import Array, Node, Shape
+from avsnn.convert.passes.chains import behind
+from avsnn.convert.passes.pointwise import pointwise
+from avsnn.convert.passes.take_in import columns
 from avsnn.errors import CapabilityError
 
-SPIKING = (ir.LIF, ir.MaxPool2d, ir.Input)
+SPIKING = (ir.LIF, ir.MaxPool2d, ir.Input, ir.ProductOfMeans)
+LINEAR = (
+    ir.Linear, ir.Conv2d, ir.Scale, ir.BatchNorm, ir.Normalise, ir.DSLN, ir.MeanSpace, ir.Flatten, ir.Permute
+)  # fmt: skip
 
 
 def fold_readout(graph: Graph) -> Graph:
@@ -52,30 +62,70 @@ def fold_readout(graph: Graph) -> Graph:
 def _expand(graph: Graph, node: Node, weight: Array, averaged: bool, terms: dict[str, Array], bias: Array) -> None:
     """Add to ``terms`` what ``weight @ node`` means for each population, and to ``bias`` what is constant."""
     sources = graph.sources(node)
+    if isinstance(node, SPIKING) and averaged:
+        terms[node.name] = terms[node.name] + weight if node.name in terms else weight
+    elif isinstance(node, ir.Add):
+        for source in sources:
+            _expand(graph, source, weight, averaged, terms, bias)
+    elif isinstance(node, ir.Concat):
+        sizes = np.cumsum([math.prod(source.shape) for source in sources])
+        for source, part in zip(sources, np.split(weight, sizes[:-1], axis=1), strict=True):
+            _expand(graph, source, part, averaged, terms, bias)
+    elif isinstance(node, ir.MeanTime):
+        if averaged:
+            raise _refusal(node, "a second mean over time")
+        _expand(graph, sources[0], weight, True, terms, bias)
+    elif isinstance(node, LINEAR):
+        bias += weight @ _constant(node)
+        _expand(graph, sources[0], _columns(weight, node, sources[0].shape), averaged, terms, bias)
+    else:
+        raise _refusal(node, node.kind if averaged else "no mean over time")
+
+
+def _constant(node: Node) -> Array:
+    """What the linear node makes of zeros, flat."""
     match node:
         case ir.Linear():
-            bias += weight @ node.bias
-            _expand(graph, sources[0], weight @ node.weight.astype(np.float64), averaged, terms, bias)
-        case ir.Add():
-            for source in sources:
-                _expand(graph, source, weight, averaged, terms, bias)
-        case ir.Concat():
-            sizes = np.cumsum([int(np.prod(source.shape)) for source in sources])
-            for source, part in zip(sources, np.split(weight, sizes[:-1], axis=1), strict=True):
-                _expand(graph, source, part, averaged, terms, bias)
-        case ir.Flatten():
-            _expand(graph, sources[0], weight, averaged, terms, bias)
-        case ir.MeanSpace():
-            tokens = int(np.prod(sources[0].shape[1:]))
-            _expand(graph, sources[0], np.repeat(weight / tokens, tokens, axis=1), averaged, terms, bias)
-        case ir.MeanTime():
-            _expand(graph, sources[0], weight, True, terms, bias)
-        case _ if isinstance(node, SPIKING) and averaged:
-            terms[node.name] = terms[node.name] + weight if node.name in terms else weight
+            return node.bias.astype(np.float64)
+        case ir.Conv2d():
+            return np.broadcast_to(per_channel(node.bias, 3), node.shape).reshape(-1).astype(np.float64)
+        case ir.BatchNorm() | ir.Normalise():
+            inner = pointwise(node)
+            assert inner is not None
+            return inner.shift.repeat(math.prod(node.shape[1:]))
+        case ir.DSLN():
+            return node.beta.astype(np.float64).repeat(math.prod(node.shape[1:]))
         case _:
-            raise CapabilityError(
-                "only averages, sums and linear layers may stand between the last spikes and the output",
-                where=node.origin or node.name,
-                found=node.kind if averaged else "no mean over time",
-                remedy="end the network with a mean over time and a linear head",
-            )
+            return np.zeros(math.prod(node.shape))
+
+
+def _columns(weight: Array, node: Node, shape: Shape) -> Array:
+    """``V`` with ``V x = weight node(x)`` but for the constant, x of features ``shape``."""
+    match node:
+        case ir.Linear():
+            return weight @ node.weight.astype(np.float64)
+        case ir.Conv2d():
+            return behind(weight, node, shape)
+        case ir.Scale():
+            return weight * node.gain
+        case ir.BatchNorm() | ir.Normalise():
+            inner = pointwise(node)
+            assert inner is not None
+            return weight * inner.matrix.repeat(math.prod(shape[1:]))
+        case _:
+            return columns(weight, node, shape)
+
+
+def _refusal(node: Node, found: str) -> CapabilityError:
+    if isinstance(node, ir.StepGain):
+        return CapabilityError(
+            "a gain that the network computes at every step multiplies its spikes, which no fixed weight can",
+            where=node.origin or node.name,
+            remedy="fuse by addition or attention instead (fusion='spatial', for instance)",
+        )
+    return CapabilityError(
+        "only averages, sums and linear layers may stand between the last spikes and the output",
+        where=node.origin or node.name,
+        found=found,
+        remedy="end the network with a mean over time and a linear head",
+    )

@@ -118,13 +118,11 @@ def test_a_head_without_a_mean_over_time_is_refused() -> None:
 
 def test_what_is_not_linear_behind_the_spikes_is_refused() -> None:
     rng = np.random.default_rng(0)
-    late = ir.BatchNorm(
-        name="bn", inputs=("a",), shape=SHAPE, mean=np.zeros(2), var=np.ones(2), gamma=np.ones(2), beta=np.zeros(2)
-    )
+    late = ir.LayerNorm(name="norm", inputs=("a",), shape=SHAPE, gamma=np.ones(2), beta=np.zeros(2))
     nodes = (
-        ir.Input(name="x", shape=SHAPE), *population("a", rng), late, *mean_tokens("bn", SHAPE, "tokens"),
+        ir.Input(name="x", shape=SHAPE), *population("a", rng), late, *mean_tokens("norm", SHAPE, "tokens"),
         ir.MeanTime(name="time", inputs=("tokens",), shape=(2,)),
     )  # fmt: skip
     graph = Graph(nodes=nodes, outputs=("time",), timesteps=3, stage="traced")
-    with pytest.raises(CapabilityError, match=r"^bn: only averages, sums and linear layers.*found BatchNorm"):
+    with pytest.raises(CapabilityError, match=r"^norm: only averages, sums and linear layers.*found LayerNorm"):
         fold_readout(graph)

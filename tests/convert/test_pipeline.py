@@ -134,11 +134,12 @@ def test_a_norm_that_nothing_can_take_is_named() -> None:
         name="bn", inputs=("p0",), shape=(2, 5, 5), origin="bn (BatchNorm2d)", mean=np.zeros(2), var=np.ones(2),
         gamma=np.ones(2), beta=np.ones(2),
     )  # fmt: skip
-    both = ir.Add(name="both", inputs=("bn", "p0"), shape=(2, 5, 5))
+    total = ir.Add(name="sum", inputs=("bn", "p0"), shape=(2, 5, 5))
+    both = ir.MaxPool2d(name="both", inputs=("sum",), shape=(2, 5, 5), kernel=(1, 1), stride=(1, 1))
     layer = replace(graph["c1"], inputs=("both",))
     nodes = [layer if n.name == "c1" else n for n in graph]
     at = nodes.index(layer)
-    broken = replace(graph, nodes=(*nodes[:at], lonely, both, *nodes[at:]), stage="traced")
+    broken = replace(graph, nodes=(*nodes[:at], lonely, total, both, *nodes[at:]), stage="traced")
     with pytest.raises(VerifyError, match=r"^bn \(BatchNorm2d\): BatchNorm left in stage folded; it reads p0 \(LIF\)"):
         pipeline.convert(broken, calibration=inputs_for(graph, 0))
 
@@ -222,7 +223,7 @@ def test_a_batch_norm_that_no_fold_took_is_named(monkeypatch: pytest.MonkeyPatch
                 nodes[-1] = replace(node, inputs=("bn2",))
         return replace(done, nodes=tuple(nodes))
 
-    monkeypatch.setattr(pipeline, "FOLDS", (pipeline.FOLDS[0], ("fold_backward", lazy), pipeline.FOLDS[2]))
+    monkeypatch.setattr(pipeline, "FOLDS", (pipeline.FOLDS[0], ("fold_backward", lazy), pipeline.FOLDS[-1]))
     with pytest.raises(VerifyError, match=r"^bn2 \(BatchNorm2d\): BatchNorm left in stage folded"):
         converted()
 
