@@ -125,7 +125,7 @@ def convert(
             meta["float32_spikes_differing"] = _check_module(module, traced, data, log)
     folded = _fold(traced, data, seed, log)
     with log.step("quantise"):
-        training = _first(traced, calibration, CALIBRATION_SAMPLES)
+        training = first_samples(traced, calibration, CALIBRATION_SAMPLES)
         quantised, scales = quantise(folded, target=formats, calibration=training)
         check_stage(quantised)
     with log.step("verify integers"):
@@ -203,7 +203,7 @@ def graph_of(checkpoint: Any) -> Graph:
 def _proof_data(graph: Graph, calibration: Inputs, seed: int) -> dict[str, dict[str, Array]]:
     """Inputs of the comparisons: a few of calibration, and random ones over the whole declared range."""
     rng = np.random.default_rng(seed)
-    known, generated = _first(graph, calibration, PROOF_SAMPLES), {}
+    known, generated = first_samples(graph, calibration, PROOF_SAMPLES), {}
     for node in graph.of(ir.Input):
         lead = (GENERATED_SAMPLES,) if node.coding == "direct" else (graph.timesteps, GENERATED_SAMPLES)
         low, high = round(node.low / node.step), round(node.high / node.step)
@@ -211,8 +211,8 @@ def _proof_data(graph: Graph, calibration: Inputs, seed: int) -> dict[str, dict[
     return {"calibration": known, "generated": generated}
 
 
-def _first(graph: Graph, inputs: Inputs, samples: int) -> dict[str, Array]:
-    """The first samples of each input of the graph."""
+def first_samples(graph: Graph, inputs: Inputs, samples: int) -> dict[str, Array]:
+    """Return the first samples of each input of the graph."""
     cut = {}
     for node in graph.of(ir.Input):
         if node.name not in inputs:

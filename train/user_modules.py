@@ -23,19 +23,29 @@ def load_module(factory: str, weights: str | Path) -> nn.Module:
         InputError: the factory cannot be imported or returns no module.
         CheckpointError: the weights cannot be read safely or do not fit.
     """
+    module = make_module(factory)
+    _load_state(module, str(weights))
+    return module
+
+
+def make_module(factory: str, *, where: str = "--module") -> nn.Module:
+    """Call ``pkg.mod:factory``, the user's own code; the current folder is importable, as for ``python -m``.
+
+    Raises:
+        InputError: the factory cannot be imported or returns no module.
+    """
     place, _, name = factory.partition(":")
     if not place or not name:
-        raise InputError("not of the form pkg.mod:factory", where="--module", found=factory)
+        raise InputError("not of the form pkg.mod:factory", where=where, found=factory)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         module = getattr(importlib.import_module(place), name)()
     except Exception as error:  # the user's code can fail in any way
         reason = f"{type(error).__name__}: {error}"
-        raise InputError(f"the factory cannot be called ({reason})", where="--module", found=factory) from error
+        raise InputError(f"the factory cannot be called ({reason})", where=where, found=factory) from error
     if not isinstance(module, nn.Module):
-        raise InputError("factory returns no nn.Module", where="--module", found=type(module).__name__)
-    _load_state(module, str(weights))
+        raise InputError("factory returns no nn.Module", where=where, found=type(module).__name__)
     return module
 
 
