@@ -7,26 +7,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Node
+from avsnn.deploy.payload import payload_bits
 from avsnn.errors import CapabilityError
 from avsnn.hw_profiles.profile import Profile
 
-_ROLES = {"neuron": "lif_hard", "or": "or_pool", "relay": "relay"}
+_ROLES = {"or": "or_pool", "relay": "relay"}
+_RESETS = {"hard": "lif_hard", "subtract": "lif_subtract", "subtract_delayed": "lif_subtract"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Capability:
-    """One need of one node and the profile's answer."""
+    """One need of one node, the profile's answer, and why it is not native."""
 
     node: str
     kind: str
     answer: str
+    reason: str = ""
 
 
-def needs(node: Node) -> tuple[str, ...]:
-    """The kinds of ability that a node asks for.
+def needs(node: Node, graph: Graph) -> tuple[str, ...]:
+    """The kinds of ability that a node of ``graph`` asks for.
 
     Raises:
         CapabilityError: a node that no kind describes.
@@ -37,28 +42,63 @@ def needs(node: Node) -> tuple[str, ...]:
         case fixed.HeldCurrent():
             return ("input_host_bias",)
         case fixed.Synapse():
-            kind = "conv2d" if isinstance(node, fixed.FixedConv2d) else "linear"
-            return (kind, "axon_delay") if node.delay else (kind,)
+            kinds = ["conv2d" if isinstance(node, fixed.FixedConv2d) else "linear"]
+            kinds += ["axon_delay"] if node.delay else []
+            return (*kinds, "graded_message") if payload_bits(graph[node.inputs[0]], graph) else tuple(kinds)
         case fixed.FixedLIF():
-            return (_ROLES[node.role],)
+            return _of_population(node)
+        case fixed.FixedProductOfSums():
+            return ("product",)
+        case fixed.FixedUnitCurrent():
+            return ("unit_length",)
+        case fixed.FixedAttention():
+            return ("attention_window",) if node.windowed else ("attention",)
+        case fixed.FixedAttentionMap() | fixed.FixedMappedValues():
+            return ("attention",)
         case fixed.FixedReadout():
             return ("readout_host_sum",)
         case _:
             raise CapabilityError("no ability is known for this node", where=node.name, found=node.kind)
 
 
+def _of_population(node: fixed.FixedLIF) -> tuple[str, ...]:
+    known = _RESETS if node.role == "neuron" else _ROLES
+    word = node.reset if node.role == "neuron" else node.role
+    if word not in known:
+        raise CapabilityError("no ability is known for this neuron", where=node.name, found=word)
+    differ = np.size(node.threshold_mant) > 1
+    return (known[word], "lif_threshold_array") if differ else (known[word],)
+
+
 def capabilities(graph: Graph, profile: Profile) -> tuple[Capability, ...]:
     """The profile's answer to every need of a scheduled graph.
 
     Raises:
-        CapabilityError: the profile refuses a node, or does not say; the message lists all of them.
+        CapabilityError: the profile refuses a node, or does not say; the message lists all of them. Or a message does
+            not fit the payload that the profile grants.
     """
     answers = [
-        Capability(node=node.name, kind=kind, answer=profile.capabilities.get(kind, "refused"))
+        Capability(
+            node=node.name,
+            kind=kind,
+            answer=profile.capabilities.get(kind, "refused"),
+            reason=profile.capability_reasons.get(kind, ""),
+        )
         for node in graph
-        for kind in needs(node)
+        for kind in needs(node, graph)
     ]
     refused = [f"{a.node} ({a.kind})" for a in answers if a.answer == "refused"]
     if refused:
         raise CapabilityError("the target cannot run these", where=profile.id, found=", ".join(refused))
+    _check_payloads(graph, profile)
     return tuple(answers)
+
+
+def _check_payloads(graph: Graph, profile: Profile) -> None:
+    limit = profile.limits.message_bits
+    for synapse in graph.of(fixed.Synapse):
+        bits = payload_bits(graph[synapse.inputs[0]], graph)
+        if limit is not None and bits > limit:
+            raise CapabilityError(
+                "message is too wide", where=synapse.name, found=f"{bits} bits", limit=f"{limit} bits of {profile.id}"
+            )

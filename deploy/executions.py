@@ -17,8 +17,9 @@ from avsnn.deploy.backends.cpu import simulate
 
 @dataclass(frozen=True, kw_only=True)
 class Executions:
-    """What all back ends agreed on, how it was compared, and how long each took."""
+    """What all back ends agreed on and from which inputs (integers), how it was compared, how long each took."""
 
+    inputs: Mapping[str, Array]
     activity: Activity
     checks: tuple[eq.Check, ...]
     seconds: Mapping[str, float]
@@ -74,4 +75,4 @@ def execute_all(
         in_lava = timed("Lava", in_worker)
         check = eq.compare("Lava = reference", data, expected, in_lava, exact=True)
         checks.append(eq.with_controls(check, in_lava, simulator, mistakes, exact=True))
-    return Executions(activity=expected, checks=tuple(checks), seconds=seconds)
+    return Executions(inputs=dict(integers), activity=expected, checks=tuple(checks), seconds=seconds)

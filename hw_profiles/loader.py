@@ -36,7 +36,7 @@ CONSTANT_KEYS = {
 KEYS_OF: Mapping[str, frozenset[str]] = {
     "energy_pj": frozenset(
         {"sop", "neuron_update", "neuron_active", "neuron_inactive", "spike_out", "axon_message", "spike_local"}
-        | {"hop_x", "hop_y", "step_sync", "mac"}
+        | {"hop_x", "hop_y", "step_sync", "mac", "dynamic_and", "dynamic_acc", "dynamic_mul"}
     ),
     "power_mw": frozenset({"static_chip", "host_awake"}),
     "time_ns": frozenset({"sop", "neuron_update", "neuron_active", "neuron_inactive", "barrier"}),
@@ -47,7 +47,7 @@ KEYS_OF: Mapping[str, frozenset[str]] = {
 TERM_OF: Mapping[str, str] = {
     "sop": "sop", "neuron_update": "update", "neuron_active": "update", "neuron_inactive": "update",
     "spike_out": "spike", "axon_message": "spike", "spike_local": "route", "hop_x": "route", "hop_y": "route",
-    "step_sync": "sync", "mac": "host",
+    "step_sync": "sync", "mac": "host", "dynamic_and": "dynamic", "dynamic_acc": "dynamic", "dynamic_mul": "dynamic",
 }  # fmt: skip
 """The term of the energy sum that each constant belongs to."""
 
@@ -86,15 +86,17 @@ class _Reader(TableChecks):
         policy = self.policy(table["policy"])
         point = self.optional(table, "operating_point", schema.OperatingPoint)
         target = "target" in chip["uses"]
-        for key in ("formats", "capabilities"):
-            if target != (key in table):
-                self.fail(key, "goes together with use 'target'", "present" if key in table else "missing")
+        if target != ("formats" in table):
+            self.fail("formats", "goes together with use 'target'", "present" if "formats" in table else "missing")
+        abilities = table.get("capabilities", {})
+        capabilities, reasons = self.capabilities(abilities, complete=target)
         result = schema.Profile(
             **(chip | {"uses": tuple(chip["uses"])}),
             limits=self.limits(table["limits"]),
             policy=policy,
             formats=self.formats(table["formats"]) if target else None,
-            capabilities=self.capabilities(table["capabilities"]) if target else {},
+            capabilities=capabilities,
+            capability_reasons=reasons,
             energy_pj=self.constants("energy_pj", table),
             power_mw=self.constants("power_mw", table),
             time_ns=self.constants("time_ns", table),
@@ -173,11 +175,25 @@ class _Reader(TableChecks):
         self.one_of("formats.threshold_granularity", result.threshold_granularity, schema.GRANULARITIES)
         return result
 
-    def capabilities(self, table: Any) -> dict[str, str]:
-        self.keys("capabilities", table, dict.fromkeys(schema.CAPABILITY_KINDS, True))
-        for kind, ability in table.items():
-            self.one_of(f"capabilities.{kind}", ability, schema.ABILITIES)
-        return dict(table)
+    def capabilities(self, table: Any, *, complete: bool) -> tuple[dict[str, str], dict[str, str]]:
+        """(ability, reason) by kind; what is not native says why. A target answers for every kind."""
+        self.keys("capabilities", table, dict.fromkeys(schema.CAPABILITY_KINDS, complete))
+        abilities: dict[str, str] = {}
+        reasons: dict[str, str] = {}
+        for kind, entry in table.items():
+            where = f"capabilities.{kind}"
+            if isinstance(entry, str):
+                entry = {"ability": entry}
+            self.keys(where, entry, {"ability": True, "reason": False, "source": False})
+            self.one_of(where, entry["ability"], schema.ABILITIES)
+            reason = entry.get("reason", "")
+            if not isinstance(reason, str) or (not reason and entry["ability"] != "native"):
+                self.fail(f"{where}.reason", "what is not native says why, in words", reason or "nothing")
+            if "source" in entry:
+                self.source(where, entry["source"])
+            abilities[kind] = entry["ability"]
+            reasons |= {kind: reason} if reason else {}
+        return abilities, reasons
 
     def constants(self, section: str, table: dict[str, Any]) -> dict[str, schema.Constant]:
         entries = table.get(section, {})

@@ -19,7 +19,7 @@ TAGS = ("P", "S", "D", "M")
 """How a number was read: in the primary source, quoted by another, derived (arithmetic in the note), from memory."""
 
 SCOPES = ("per_term", "incremental", "all_dynamic", "all_in")
-TERMS = ("sop", "update", "spike", "route", "memory", "sync", "host", "static")
+TERMS = ("sop", "dynamic", "update", "spike", "route", "memory", "sync", "host", "static")
 
 SCOPE_HOLDS: Mapping[str, frozenset[str]] = {
     "per_term": frozenset(),
@@ -37,16 +37,22 @@ CAPABILITY_KINDS = (
     "linear",
     "lif_hard",
     "lif_subtract",
+    "lif_threshold_array",
     "or_pool",
     "relay",
     "axon_delay",
     "graded_message",
-    "threshold_per_neuron",
+    "attention",
+    "attention_window",
+    "product",
+    "unit_length",
     "readout_host_sum",
 )
 """Kinds of node: a current that the host writes per sample, events from outside, the two synapses, the neuron with
-either reset, max pooling of spikes, a delaying neuron, a delay in the synapse, messages with a payload, thresholds
-that differ inside a population, and the host adding up the last synapse's output."""
+either reset, thresholds that differ inside a population, max pooling of spikes, a delaying neuron, a delay in the
+synapse, messages with a payload, spikes times spikes within a step (attention and its maps), attention that needs the
+whole window, products of sums of spikes, spike counts scaled to length 1, and the host adding up the last synapse's
+output."""
 
 GRANULARITIES = ("population", "group", "neuron")
 USES = ("target", "pricing")
@@ -169,8 +175,9 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """One chip. ``formats`` and ``capabilities`` are filled where ``uses`` holds "target".
+    """One chip. ``formats`` and every capability are filled where ``uses`` holds "target"; elsewhere what is known.
 
+    ``capabilities`` holds the ability of each kind, ``capability_reasons`` why it is not native.
     ``energy_pj``, ``power_mw``, ``time_ns`` and ``literature`` hold constants by key; a missing key means that the
     chip has no such event, a `Constant` without value that nobody published it. Neither is priced as zero.
     """
@@ -186,6 +193,7 @@ class Profile:
     policy: Policy
     formats: Formats | None
     capabilities: Mapping[str, str]
+    capability_reasons: Mapping[str, str] = field(default_factory=dict)
     energy_pj: Mapping[str, Constant]
     power_mw: Mapping[str, Constant]
     time_ns: Mapping[str, Constant]
@@ -239,11 +247,11 @@ class Profile:
 
         Raises:
             KeyError: an unknown kind; the message lists the known ones.
-            ProfileError: the profile is no compilation target.
+            ProfileError: the profile is no compilation target and does not say.
         """
         if kind not in CAPABILITY_KINDS:
             raise KeyError(f"no node kind {kind!r}; there are: {', '.join(CAPABILITY_KINDS)}")
-        if not self.capabilities:
+        if kind not in self.capabilities:
             raise self._not_a_target()
         return self.capabilities[kind]
 

@@ -139,6 +139,7 @@ def price(
     latency = Latency.given(latency_s, latency_mode) if latency_s is not None else latency_bound(counts, profile)
     tally = Tally(counts, profile)
     tally.sop()
+    tally.dynamic()
     tally.update()
     tally.constant("spike", "spikes sent", "spike_out", counts.spikes)
     tally.route()
@@ -220,7 +221,19 @@ def _warnings(counts: Counts, profile: Profile, latency: Latency | None) -> tupl
         notes += _off_point("firing rate (Hz)", rate, point.rate_hz)
     if counts.sop_graded:
         notes.append(f"{counts.sop_graded} synaptic operations carry graded messages and are priced as spikes")
-    return tuple(notes)
+    return (*notes, *_elsewhere(counts, profile))
+
+
+def _elsewhere(counts: Counts, profile: Profile) -> list[str]:
+    """What the chip leaves to others, so that its price is not one of the whole network."""
+    notes = []
+    graded = any(row.payload_bits for row in counts.synapses)
+    if graded and profile.capabilities.get("graded_message") == "refused":
+        notes.append(f"this chip has no graded messages ({profile.capability_reasons['graded_message']})")
+    away = [row.name for row in counts.products if profile.capabilities.get(row.ability) in ("host", "refused")]
+    if away:
+        notes.append(f"{len(away)} products of activity do not run on this chip: {', '.join(away)}")
+    return notes
 
 
 def _off_point(what: str, found: float, point: float) -> list[str]:

@@ -1,16 +1,20 @@
-"""Turns counts, or a given time, into the latency of a sample and the static energy spent during it.
+"""Turns counts, or a given time, into the latency of a sample and its static energy; a graph into steps of waiting.
 
 Without a placement only a lower bound is known: work spread perfectly evenly over every core of as few chips as hold
 the neurons, ``t = T t_barrier + (n_sop t_sop + n_upd t_upd) / cores``. The busiest core of a real mapping takes longer.
+That is the time between samples; the first answer waits for the whole pipeline, `first_answer`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from avsnn.convert.ir.fixed_nodes import Product, Synapse
+from avsnn.convert.ir.graph import Graph
+from avsnn.convert.ir.node import Node
 from avsnn.deploy.reports.counts import Counts
 from avsnn.deploy.reports.interval import Interval, exactly, interval_of
 from avsnn.errors import InputError
@@ -51,6 +55,61 @@ class Latency:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {"seconds_per_sample": self.seconds.to_json(), "mode": self.mode, "evidence": self.evidence}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstAnswer:
+    """When the first sample is answered, in wall steps after its first input.
+
+    ``steps`` = ``depth`` (delay of the latest output) + T (its window). ``windows``: how many products on one path wait
+    for a whole window, T steps each; ``non_causal`` names all that do.
+    """
+
+    steps: int
+    depth: int
+    windows: int
+    non_causal: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self) | {"non_causal": list(self.non_causal)}
+
+
+def first_answer(graph: Graph) -> FirstAnswer:
+    """Walk a scheduled graph: a synapse takes 1 + delay steps, a product 1 (T if windowed) and what its inputs wait.
+
+    Raises:
+        InputError: two paths into one node arrive at different steps.
+    """
+    arrival: dict[str, int] = {}
+    windows: dict[str, int] = {}
+    for node in graph.nodes:
+        waits = [arrival[name] for name in node.inputs]
+        if isinstance(node, Product) and node.delays:
+            waits = [wait + delay for wait, delay in zip(waits, node.delays, strict=True)]
+        if len(set(waits)) > 1:
+            raise InputError("paths arrive at different steps", where=node.name, found=waits)
+        arrival[node.name] = max(waits, default=0) + _takes(node, graph.timesteps)
+        windowed = isinstance(node, Product) and node.windowed
+        windows[node.name] = max((windows[name] for name in node.inputs), default=0) + windowed
+    depth = max(arrival[name] for name in graph.outputs)
+    return FirstAnswer(
+        steps=depth + graph.timesteps,
+        depth=depth,
+        windows=max(windows[name] for name in graph.outputs),
+        non_causal=tuple(node.name for node in graph.of(Product) if node.windowed),
+    )
+
+
+def _takes(node: Node, timesteps: int) -> int:
+    """Steps from what arrives at a node to what it sends."""
+    match node:
+        case Synapse():
+            return 1 + node.delay
+        case Product():
+            return timesteps if node.windowed else 1
+        case _:
+            return 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,17 +11,19 @@ from rich.text import Text
 
 from avsnn.deploy.reports.energy import BANNER
 
-MILLION = 1_000_000
+KIB_BITS = 8192
 
 
 def render_report(report: Mapping[str, Any], timing: Mapping[str, float], console: Console) -> None:
     """Print all sections."""
     meta = report["meta"]
     console.print(Text(f"{meta['name']} for {meta['target']}, {meta['weight_bits']}-bit weights", style="bold"))
-    parts = (_accuracy, _proofs, _populations, _operations, _energy, _capability)
+    parts = (_accuracy, _proofs, _populations, _operations, _products, _energy, _capability)
     for part in parts:
-        console.print()
-        console.print(part(report))
+        shown = part(report)
+        if shown is not None:
+            console.print()
+            console.print(shown)
     if timing:
         console.print()
         console.print(_timing(timing))
@@ -88,6 +90,10 @@ def _populations(report: Mapping[str, Any]) -> RenderableType:
         f"{len(delays)} paths delayed to meet longer ones ({relays} relay populations); "
         f"first answer after {report['latency_steps']} steps, then one every window"
     )
+    first = report.get("first_answer", {"windows": 0})  # reports of older bundles have none
+    if first["windows"]:
+        steps = first["windows"] * report["counts"]["steps"]
+        note += f"\nnon-causal: {first['windows']} windows ({steps} of these steps wait for the end of a window)"
     return Group(table, Text(note))
 
 
@@ -114,12 +120,52 @@ def _operations(report: Mapping[str, Any]) -> RenderableType:
         "",
     )
     lines = [
-        f"SOP stored per sample: {spread['min']:,} to {spread['max']:,}, median {spread['median']:,}",
+        f"SOP stored per sample: {spread['min']:,} to {spread['max']:,}, median {spread['median']:,}" + _graded(counts),
         f"neuron updates per sample: {total['neuron_updates'] / samples:,.0f}, "
         f"of which driven {(total['driven'] or 0) / samples:,.0f}; neurons {total['neurons']:,}",
         f"on the host, once per sample: {total['host_macs'] / samples:,.0f} multiply-accumulates (first layers)",
     ]
     return Group(table, Text("\n".join(lines)))
+
+
+def _graded(counts: Mapping[str, Any]) -> str:
+    """How much of the operations carries a payload; nothing where all are spikes."""
+    total, samples = counts["total"], counts["samples"]
+    if not total["sop_graded"]:
+        return ""
+    bits = f", {total['payload_bits'] / samples:,.0f} bits of payload" if "payload_bits" in total else ""
+    return f"; graded, on average: {total['sop_graded'] / samples:,.0f}{bits}"
+
+
+def _products(report: Mapping[str, Any]) -> RenderableType | None:
+    """Spikes times spikes, apart from the synaptic operations; nothing where a network has none."""
+    counts = report["counts"]
+    if not counts.get("products"):
+        return None
+    columns = ("AND", "additions", "multiplications", "dense order", "payload", "held")
+    table = _table(f"Products of activity per sample (mean of {counts['samples']})", "product", *columns)
+    for row in counts["products"]:
+        found = (row.get("ands"), row.get("accs"), row.get("muls"), row["dense_macs"])
+        held = _bits(row["replay_bits"] + row["delay_bits"])
+        bits = f"{row['payload_bits'] or 1} bits"
+        table.add_row(row["name"], *(_mean(value, counts["samples"]) for value in found), bits, held)
+    total = counts["total"]
+    found = (total.get("dynamic_and"), total.get("dynamic_acc"), total.get("dynamic_mul"), total["dense_macs"])
+    table.add_section()
+    means = (_mean(value, counts["samples"]) for value in found)
+    table.add_row("total", *means, "", _bits(total["replay_bits"] + total["delay_bits"]))
+    lines = [
+        f"held: {_bits(total['replay_bits'])} of windows to replay, {_bits(total['delay_bits'])} of delayed spikes"
+    ]
+    return Group(table, Text("\n".join(lines)))
+
+
+def _mean(value: int | None, samples: int) -> str:
+    return "not counted" if value is None else f"{value / samples:,.0f}"
+
+
+def _bits(bits: int) -> str:
+    return f"{bits:,} bits" if bits < KIB_BITS else f"{bits / KIB_BITS:,.1f} KiB"
 
 
 def _energy(report: Mapping[str, Any]) -> RenderableType:
@@ -132,7 +178,8 @@ def _energy(report: Mapping[str, Any]) -> RenderableType:
             interval = f"{_joules(per_sample['lo'])} to {_joules(per_sample['hi'])}"
         unpriced = ", ".join(dict.fromkeys(item["term"] for item in row["unpriced"])) or "nothing"
         table.add_row(name, value, interval, row["evidence"] or "", row["scope"], unpriced)
-    return table
+    notes = [f"  {name}: {note}" for name, row in report["energy"].items() for note in row["warnings"]]
+    return Group(table, Text("\n".join(notes))) if notes else table
 
 
 def _joules(pj: float) -> str:
@@ -148,8 +195,18 @@ def _two_digits(value: float) -> str:
 
 def _capability(report: Mapping[str, Any]) -> RenderableType:
     answers = ", ".join(f"{count} {answer}" for answer, count in report["capabilities"]["by_answer"].items())
-    special = [c for c in report["capabilities"]["nodes"] if c["answer"] not in ("native",)]
-    lines = [f"  {c['node']}: {c['kind']} on {c['answer']}" for c in special]
+    special: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for need in report["capabilities"]["nodes"]:
+        if need["answer"] != "native":
+            special.setdefault((need["kind"], need["answer"]), []).append(need)
+    lines = []
+    for (kind, answer), found in special.items():
+        reason = found[0].get("reason")  # reports of older bundles have none
+        lines.append(f"  {kind} on {answer}: {', '.join(need['node'] for need in found)}")
+        lines[-1] += f" ({reason})" if reason else ""
+    microcode = sum(answer == "microcode" for _, answer in special)
+    if microcode:
+        lines.append(f"  {microcode} kinds run in Lava, but need neuron programs of their own on silicon")
     return Text("\n".join([f"Capabilities: {answers}", *lines]))
 
 

@@ -20,6 +20,7 @@ from avsnn.convert.ir.node import Array
 from avsnn.deploy.capability import Capability
 from avsnn.deploy.reports.counts import Counts
 from avsnn.deploy.reports.energy import EnergyReport
+from avsnn.deploy.reports.latency import first_answer
 from avsnn.train.proportion import PairedDifference, Proportion
 
 SCHEMA = 1
@@ -61,6 +62,7 @@ def build_report(
         "populations": [_population(node, activity, executions) for node in graph.of(fixed.FixedLIF)],
         "delays": record["delays"],
         "latency_steps": record["latency_steps"],
+        "first_answer": first_answer(graph).to_json(),
         "agreement": record["agreement"],
         "capabilities": {
             "by_answer": dict(sorted(Counter(c.answer for c in capabilities).items())),

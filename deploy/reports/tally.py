@@ -90,6 +90,24 @@ class Tally:
             case other:
                 raise ProfileError("unknown policy", where="zero_weight_skip", found=other)
 
+    def dynamic(self) -> None:
+        """Operations of products of activity: each kind at its own price; without one it is unpriced, never a SOP."""
+        if not self.counts.products:
+            return
+        kinds = (("and", "coincidences"), ("acc", "additions"), ("mul", "multiplications"))
+        missing = []
+        for kind, name in kinds:
+            found, key = getattr(self.counts, f"dynamic_{kind}"), f"dynamic_{kind}"
+            if found is None:
+                return self.skip("dynamic", "spikes of the sources were not recorded, so operations were not counted")
+            each = _interval(self.profile.energy_pj, key)
+            if found and each is None:
+                missing.append(f"{found} {name}: {_why_missing(self.profile.energy_pj, key)}")
+            elif found and each is not None and "dynamic" not in self.profile.inside:
+                self.add("dynamic", f"{name} of products", found, each.scaled(found), self.profile.energy_pj[key])
+        if missing:
+            self.skip("dynamic", "; ".join(missing))
+
     def update(self) -> None:
         """All updates at one price; or driven and undriven ones apart; or, if nobody counted them, in between."""
         energy = self.profile.energy_pj
@@ -135,6 +153,8 @@ class Tally:
             moved += bits_moved
             used[size.access_pj.name] = size.access_pj
         self.add("memory", "memory bits moved", int(moved.value), total, *used.values())
+        if self.counts.products:
+            self.skip("memory", "what products hold (counters, windows, delays) is not in it")
 
     def traffic(self, words: MemoryWords) -> list[tuple[int, Interval]]:
         """For each memory (one per connection, one per population): bits it stores, bits read and written.

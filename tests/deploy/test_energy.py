@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avsnn.deploy.reports.counts import Counts, HostCount, PopulationCount, SynapseCount
+from avsnn.deploy.reports.counts import Counts, HostCount, PopulationCount, ProductCount, SynapseCount
 from avsnn.deploy.reports.energy import BANNER, EnergyReport, MemoryWords, price, render
 from avsnn.deploy.reports.interval import Interval, exactly, format_energy, format_interval
 from avsnn.errors import InputError, ProfileError
@@ -255,6 +255,59 @@ def test_a_chip_that_updates_on_events_pays_for_driven_neurons_only() -> None:
 def test_graded_messages_are_noted() -> None:
     report = price(made(stored=10, nonzero=10, updates=16, graded=4), load_profile("loihi2"))
     assert any(note.startswith("4 synaptic operations carry graded messages") for note in report.warnings)
+
+
+def with_products(*, ands: int | None = 100, accs: int | None = 400, muls: int | None = 0) -> Counts:
+    """One attention product; operations as given."""
+    row = ProductCount(
+        name="att", kind="FixedAttention", ability="attention", sources=("q", "k", "v"), targets=("p",), windowed=False,
+        payload_bits=5, replay_bits=0, delay_bits=0, dense_macs=5000, nonzero=40, ands=ands, accs=accs, muls=muls,
+    )  # fmt: skip
+    return replace(made(stored=1000, nonzero=900, updates=160), products=(row,))
+
+
+def test_operations_of_products_have_no_price_on_the_chip_and_are_no_sops() -> None:
+    plain, report = (price(c, load_profile("loihi2")) for c in (replace(with_products(), products=()), with_products()))
+    assert report.dynamic == plain.dynamic
+    assert plain.label == "complete"
+    assert report.label == "partial, unpriced: dynamic"
+    reason = next(item.reason for item in report.unpriced if item.term == "dynamic")
+    assert reason == (
+        "100 coincidences: the profile has no constant for it; 400 additions: the profile has no constant for it"
+    )
+    assert report.counts_sha256 != plain.counts_sha256
+
+
+def test_a_profile_with_prices_pays_for_additions_and_lists_coincidences() -> None:
+    counts = with_products(muls=7)
+    report = price(counts, load_profile("cmos45"), memory=MemoryWords(weight_bits=8, state_bits=24))
+    terms = {term.name: term for term in report.terms if term.term == "dynamic"}
+    assert set(terms) == {"additions of products", "multiplications of products"}
+    assert terms["additions of products"].energy == Interval(value=400 * 0.1, lo=400 * 0.03, hi=400 * 0.1)
+    assert terms["multiplications of products"].energy.hi == pytest.approx(7 * 3.1)
+    reasons = {item.term: item.reason for item in report.unpriced}
+    assert reasons["dynamic"] == "100 coincidences: dynamic_and is not published: the figure has no logic gates"
+    assert reasons["memory"] == "what products hold (counters, windows, delays) is not in it"
+    priced = replace(load_profile("cmos45").energy_pj["dynamic_acc"], name="energy_pj.dynamic_and")
+    cmos = load_profile("cmos45")
+    full = price(counts, replace(cmos, energy_pj=dict(cmos.energy_pj) | {"dynamic_and": priced}))
+    assert "dynamic" not in {item.term for item in full.unpriced}
+
+
+def test_operations_that_nobody_counted_are_unpriced_too() -> None:
+    report = price(with_products(ands=None, accs=None, muls=None), load_profile("cmos45"))
+    reasons = {item.term: item.reason for item in report.unpriced}
+    assert reasons["dynamic"].startswith("spikes of the sources were not recorded")
+    assert not [term for term in report.terms if term.term == "dynamic"]
+
+
+def test_a_chip_that_leaves_products_to_the_host_says_so() -> None:
+    notes = price(with_products(), load_profile("loihi1")).warnings
+    assert "1 products of activity do not run on this chip: att" in notes
+    counts = with_products()
+    wide = replace(counts, synapses=(replace(counts.synapses[0], payload_bits=5),))
+    assert "this chip has no graded messages (messages are spikes)" in price(wide, load_profile("loihi1")).warnings
+    assert not price(wide, load_profile("cmos45")).warnings
 
 
 def test_energy_per_sample_divides_and_rejects_nothing_counted() -> None:

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         accuracy = _accuracy(bundle, data) if data is not None else {}
         progress("counting operations")
         scheduled = bundle.graph("scheduled")
-        counts = count(scheduled, done.activity.spikes, driven=True)
+        counts = count(scheduled, {**done.inputs, **done.activity.spikes}, driven=True)
         words = MemoryWords(weight_bits=bundle.meta["weight_bits"], state_bits=profile.need("state_bits"))
         report = build_report(
             meta=bundle.meta,

@@ -59,8 +59,11 @@ def _lines(profile: Profile) -> Iterator[str]:
         yield "\nformats"
         signs = "sign mode per weight group" if profile.formats.weight_sign_modes else "plain signed weights"
         yield f"  {signs}; one threshold per {profile.formats.threshold_granularity}"
+    if profile.capabilities:
         yield "\nabilities"
-        yield from (f"  {kind:<30} {ability}" for kind, ability in profile.capabilities.items())
+        for kind, ability in profile.capabilities.items():
+            reason = profile.capability_reasons.get(kind)
+            yield f"  {kind:<30} {ability}" + (f"  ({reason})" if reason else "")
     tables = (("energy, pJ", profile.energy_pj), ("power, mW", profile.power_mw), ("time, ns", profile.time_ns))
     for title, table in (*tables, ("literature convention, pJ (never a headline)", profile.literature)):
         yield from _constants(title, table)

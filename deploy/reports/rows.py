@@ -1,0 +1,260 @@
+"""Rows and totals of operation counts, exact integers; `avsnn.deploy.reports.counts` fills them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from avsnn.deploy.reports.dynamic import ProductCount
+from avsnn.errors import InputError
+
+TOTALS = (
+    "events",
+    "sop_stored",
+    "sop_nonzero",
+    "sop_graded",
+    "sop_spike",
+    "payload_bits",
+    "dynamic_and",
+    "dynamic_acc",
+    "dynamic_mul",
+    "dense_macs",
+    "replay_bits",
+    "delay_bits",
+    "neurons",
+    "neuron_updates",
+    "driven",
+    "spikes",
+    "host_macs",
+)
+OF_PRODUCTS = ("dynamic_and", "dynamic_acc", "dynamic_mul", "dense_macs", "replay_bits", "delay_bits")
+"""Totals over products; a relay or a pool has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynapseCount:
+    """One connection over all samples and steps.
+
+    ``targets`` read it; ``role`` is that of the population it feeds: "neuron", "or", "relay" or "readout".
+    ``sop_by_sample`` adds up to ``sop_stored``. ``graded`` counts are the subset whose message is neither 1 nor -1, or
+    comes from a product, which sends its ``payload_bits`` with every message. ``weights`` are stored parameters.
+    """
+
+    name: str
+    source: str
+    targets: tuple[str, ...]
+    role: str
+    weights: int
+    connections: int
+    connections_nonzero: int
+    events: int
+    events_graded: int
+    sop_stored: int
+    sop_nonzero: int
+    sop_graded: int
+    sop_by_sample: tuple[int, ...]
+    payload_bits: int = 0
+
+    def __post_init__(self) -> None:
+        if sum(self.sop_by_sample) != self.sop_stored or not self.sop_graded <= self.sop_stored >= self.sop_nonzero:
+            raise InputError("counts contradict each other", where=self.name, found=asdict(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PopulationCount:
+    """One population over all samples and steps.
+
+    ``updates`` = neurons x steps x samples; ``driven`` of them received at least one message over a weight that is
+    not 0 (None: not asked for).
+    """
+
+    name: str
+    role: str
+    neurons: int
+    updates: int
+    driven: int | None
+    spikes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostCount:
+    """What the host computes once per sample.
+
+    A directly coded first layer: its products with real (not padded) inputs. Counts scaled to length 1: a square of
+    each and the dense layer behind.
+    """
+
+    name: str
+    macs_per_sample: int
+    macs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Everything counted in one run of ``samples`` samples, ``steps`` logical steps each."""
+
+    synapses: tuple[SynapseCount, ...]
+    populations: tuple[PopulationCount, ...]
+    hosts: tuple[HostCount, ...]
+    samples: int
+    steps: int
+    products: tuple[ProductCount, ...] = ()
+
+    def only(self, role: str) -> Counts:
+        """The same run, rows of one role only; ``only("relay")`` is what delays cost."""
+        return replace(
+            self,
+            synapses=tuple(row for row in self.synapses if row.role == role),
+            populations=tuple(row for row in self.populations if row.role == role),
+            hosts=(),
+            products=(),
+        )
+
+    @property
+    def events(self) -> int:
+        """Messages entering connections; one that enters two counts twice."""
+        return sum(row.events for row in self.synapses)
+
+    @property
+    def sop_stored(self) -> int:
+        """Synaptic operations over existing connections."""
+        return sum(row.sop_stored for row in self.synapses)
+
+    @property
+    def sop_nonzero(self) -> int:
+        """Synaptic operations over weights that are not 0."""
+        return sum(row.sop_nonzero for row in self.synapses)
+
+    @property
+    def sop_graded(self) -> int:
+        """Stored synaptic operations whose message is neither 1 nor -1."""
+        return sum(row.sop_graded for row in self.synapses)
+
+    @property
+    def sop_spike(self) -> int:
+        """Stored synaptic operations of spikes, which carry nothing."""
+        return self.sop_stored - self.sop_graded
+
+    @property
+    def payload_bits(self) -> int:
+        """Bits of payload that entered connections: graded messages times the bits of each."""
+        return sum(row.events_graded * row.payload_bits for row in self.synapses)
+
+    @property
+    def dynamic_and(self) -> int | None:
+        """Coincidences of spikes in products (see `avsnn.deploy.reports.dynamic`); None if a product has no count."""
+        return _known(row.ands for row in self.products)
+
+    @property
+    def dynamic_acc(self) -> int | None:
+        """Additions in products, likewise."""
+        return _known(row.accs for row in self.products)
+
+    @property
+    def dynamic_mul(self) -> int | None:
+        """Multiplications in products, likewise."""
+        return _known(row.muls for row in self.products)
+
+    @property
+    def dense_macs(self) -> int:
+        """Multiply-accumulates that the products would cost in dense order."""
+        return sum(row.dense_macs for row in self.products)
+
+    @property
+    def replay_bits(self) -> int:
+        """Bits in which windowed products hold their window."""
+        return sum(row.replay_bits for row in self.products)
+
+    @property
+    def delay_bits(self) -> int:
+        """Bits in which inputs of products wait."""
+        return sum(row.delay_bits for row in self.products)
+
+    @property
+    def neurons(self) -> int:
+        """Neurons, relays and pools included."""
+        return sum(row.neurons for row in self.populations)
+
+    @property
+    def neuron_updates(self) -> int:
+        """Neurons x steps x samples."""
+        return sum(row.updates for row in self.populations)
+
+    @property
+    def driven(self) -> int | None:
+        """Updates of neurons that received something, None if any population was not asked."""
+        known = [row.driven for row in self.populations if row.driven is not None]
+        return sum(known) if len(known) == len(self.populations) else None
+
+    @property
+    def spikes(self) -> int:
+        """Spikes emitted by populations."""
+        return sum(row.spikes for row in self.populations)
+
+    @property
+    def host_macs(self) -> int:
+        """Multiply-accumulates of the host."""
+        return sum(row.macs for row in self.hosts)
+
+    @property
+    def sop_by_sample(self) -> tuple[int, ...]:
+        """Stored synaptic operations of each sample."""
+        rows = [row.sop_by_sample for row in self.synapses]
+        return tuple(sum(column) for column in zip(*rows, strict=True)) if rows else (0,) * self.samples
+
+    @property
+    def dynamic_by_sample(self) -> tuple[int, ...] | None:
+        """Operations of products of each sample; None if a product has no count, or there is none."""
+        rows = [row.operations_by_sample for row in self.products]
+        known = [row for row in rows if row is not None]
+        if not rows or len(known) < len(rows):
+            return None
+        return tuple(sum(column) for column in zip(*known, strict=True))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: rows, totals, spread over samples. What was not counted is absent (``driven`` is null)."""
+        table = {
+            "samples": self.samples,
+            "steps": self.steps,
+            "total": self._totals(TOTALS),
+            "relays": self.only("relay")._totals(n for n in TOTALS if n not in (*OF_PRODUCTS, "host_macs")),
+            "sop_per_sample": _spread(self.sop_by_sample),
+            "synapses": [{k: v for k, v in asdict(row).items() if k != "sop_by_sample"} for row in self.synapses],
+            "populations": [asdict(row) for row in self.populations],
+            "hosts": [asdict(row) for row in self.hosts],
+            "products": [_plain(row) for row in self.products],
+        }
+        by_sample = self.dynamic_by_sample
+        return table if by_sample is None else table | {"dynamic_per_sample": _spread(by_sample)}
+
+    def _totals(self, names: Iterable[str]) -> dict[str, int | None]:
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None or name == "driven"}
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the counts: two prices with the same hash priced the same work."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+def _known(values: Iterable[int | None]) -> int | None:
+    total = 0
+    for value in values:
+        if value is None:
+            return None
+        total += value
+    return total
+
+
+def _spread(by_sample: tuple[int, ...]) -> dict[str, int]:
+    """Smallest, lower median (an integer) and largest."""
+    median = statistics.median_low(by_sample) if by_sample else 0
+    return {"min": min(by_sample, default=0), "median": median, "max": max(by_sample, default=0)}
+
+
+def _plain(row: ProductCount) -> dict[str, Any]:
+    return {k: v for k, v in asdict(row).items() if v is not None and k != "operations_by_sample"}

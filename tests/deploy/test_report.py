@@ -1,0 +1,115 @@
+"""The report of a network with products: what it holds as JSON, and how it reads."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from avsnn.convert.ir import fixed_nodes as ir
+from avsnn.convert.ir.fixed_interpreter import wall_clock
+from avsnn.convert.ir.graph import Graph
+from avsnn.convert.ir.node import Node
+from avsnn.convert.passes.schedule import depth, schedule
+from avsnn.deploy.capability import capabilities
+from avsnn.deploy.reports.counts import count
+from avsnn.deploy.reports.energy import price
+from avsnn.deploy.reports.render import render_report
+from avsnn.deploy.reports.report import build_report
+from avsnn.hw_profiles.profile import load_profile
+
+SHAPE = (4, 3)
+
+
+def network() -> Graph:
+    """x -> q -> attention over tokens and over time -> p; their product of sums -> dense -> read-out."""
+    rng = np.random.default_rng(5)
+
+    def wire(name: str, source: str, out: int) -> ir.FixedLinear:
+        return ir.FixedLinear(
+            name=name, inputs=(source,), shape=(out,), weight_mant=rng.integers(-3, 6, (out, 12)) * 2
+        )  # fmt: skip
+
+    def lif(name: str, *inputs: str, **options: Any) -> ir.FixedLIF:
+        common: dict[str, Any] = {"shape": SHAPE, "threshold_mant": 2, "decay_v": 2048, "bias_mant": np.full(1, 8)}
+        return ir.FixedLIF(name=name, inputs=inputs, **(common | options))
+
+    nodes: tuple[Node, ...] = (
+        ir.FixedInput(name="x", shape=SHAPE, coding="sequence", low=0, high=1, step=1.0),
+        wire("q.conv", "x", 12), lif("q", "q.conv"),
+        ir.FixedAttention(name="over_tokens", inputs=("q", "q", "q"), shape=SHAPE, heads=2, over="space"),
+        ir.FixedAttention(name="over_time", inputs=("q", "q", "q"), shape=SHAPE, heads=2, over="time"),
+        lif("s", "over_tokens"), lif("t", "over_time"),
+        ir.FixedProductOfSums(name="gate", inputs=("s", "t"), shape=SHAPE),
+        wire("head.conv", "gate", 12), lif("head", "head.conv", threshold_mant=20, reset="subtract", subtract=1280),
+        wire("answer", "head", 3),
+        ir.FixedReadout(name="y", inputs=("answer",), shape=(3,), bias=np.zeros(3, np.int64), scale=1.0),
+    )  # fmt: skip
+    return Graph(nodes=nodes, outputs=("y",), timesteps=4, stage="quantised")
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    """A report of four samples for loihi2, without proofs and accuracy."""
+    graph, balances = schedule(network(), delay_steps_max=62)
+    x = (np.random.default_rng(6).random((4, 4, *SHAPE)) < 0.4).astype(np.int64)
+    activity = wall_clock(graph, {"x": x})
+    counts = count(graph, {"x": x, **activity.spikes}, driven=True)
+    record = {"checks": [], "integers_checked": 0, "neurons": [], "agreement": {}}
+    record |= {"delays": [asdict(b) for b in balances], "latency_steps": depth(graph) + graph.timesteps}
+    loihi2 = load_profile("loihi2")
+    return build_report(
+        meta={"name": "net", "target": "loihi2", "weight_bits": 8},
+        record=record,
+        graph=graph,
+        activity=activity,
+        executions=[],
+        accuracy={},
+        counts=counts,
+        energy=[price(counts, load_profile(name)) for name in ("loihi2", "loihi1", "cmos45")],
+        capabilities=capabilities(graph, loihi2),
+    )
+
+
+def shown(report: dict[str, Any]) -> str:
+    out = io.StringIO()
+    render_report(report, {}, Console(file=out, width=120))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def test_the_report_of_attention_reads_as_before(report: dict[str, Any], golden: Callable[[str, str], None]) -> None:
+    golden("products.report.txt", shown(report))
+
+
+def test_windows_of_the_path_explain_the_first_answer(report: dict[str, Any]) -> None:
+    first = report["first_answer"]
+    assert first["steps"] == report["latency_steps"] == first["depth"] + 4
+    assert (first["windows"], first["non_causal"]) == (2, ["over_time", "gate"])
+    assert first["depth"] == 1 + 4 + 4 + 1 + 1  # wire, two windows, two wires
+    assert "non-causal: 2 windows (8 of these steps" in shown(report)
+
+
+def test_the_report_is_json_and_an_old_one_without_products_is_shown(report: dict[str, Any]) -> None:
+    old = json.loads(json.dumps(report))
+    del old["first_answer"], old["counts"]["products"]
+    for need in old["capabilities"]["nodes"]:
+        del need["reason"]
+    text = shown(old)
+    assert "Products of activity" not in text
+    assert "non-causal" not in text
+    assert "attention on microcode: over_tokens\n" in text
+
+
+def test_what_was_not_counted_is_not_shown_as_zero(report: dict[str, Any]) -> None:
+    partial = json.loads(json.dumps(report))
+    for row in (partial["counts"]["total"], *partial["counts"]["products"]):
+        for name in ("ands", "accs", "muls", "dynamic_and", "dynamic_acc", "dynamic_mul"):
+            row.pop(name, None)
+    rows = [line for line in shown(partial).splitlines() if line.startswith(("over_t", "gate "))]
+    assert all(line.count("not counted") == 3 for line in rows[-3:])
