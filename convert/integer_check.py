@@ -7,7 +7,7 @@ rational arithmetic does on the same integer currents.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -18,6 +18,7 @@ from avsnn.convert.ir.fixed_interpreter import bias_of, lif_step
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.kernels import per_channel
 from avsnn.convert.ir.node import Array
+from avsnn.convert.ir.products import UNIT_BITS
 from avsnn.convert.passes.currents import terms
 from avsnn.convert.passes.integer_formats import FRACTION_BITS
 from avsnn.convert.passes.quantise import Scale
@@ -27,12 +28,17 @@ from avsnn.errors import VerifyError
 SLACK = 1e-6  # of a step: the float64 product S w is itself rounded
 SEQUENCES = 2048
 TIED = 512  # of them, steered to a tie in the last step
-FINE = 1 << FRACTION_BITS  # thresholds are multiples of 1 / FINE of an activation unit
+FINE_BITS = FRACTION_BITS + 2  # the finest tie rule puts a threshold a quarter of the last fractional bit up
+FINE = 1 << FINE_BITS  # thresholds are multiples of 1 / FINE of an activation unit
 
 
 @dataclass(frozen=True, kw_only=True)
 class NeuronCheck:
-    """Integer against rational neuron on tie-rich currents: how many windows, how many hit a tie, how many differ."""
+    """Integer against rational neuron on tie-rich currents: how many windows, how many hit a tie, how many differ.
+
+    Where a population has several thresholds or its reset subtracts, no membrane lies on a threshold: a tie is then a
+    membrane as near to it as the fractional bits allow.
+    """
 
     population: str
     windows: int
@@ -54,6 +60,8 @@ def _check_population(folded: Graph, quantised: Graph, scale: Scale) -> int:
     unit = scale.scale
     if isinstance(real, ir.LIF) and isinstance(folded[real.inputs[0]], ATTENDING):
         return _check_counts(folded, quantised, scale)
+    if isinstance(real, ir.LIF) and isinstance(quantised[node.inputs[0]], fixed.FixedUnitCurrent):
+        return _check_unit_current(folded, quantised, scale)
     found = [t for name in real.inputs for t in terms(folded, name)]
     checked = 0
     for term in found:
@@ -103,24 +111,53 @@ def _check_counts(folded: Graph, quantised: Graph, scale: Scale) -> int:
     return 3
 
 
+def _check_unit_current(folded: Graph, quantised: Graph, scale: Scale) -> int:
+    """A population that reads vectors of length 1: the host's weights and constants within half a step."""
+    node, real = quantised[scale.population], folded[scale.population]
+    assert isinstance(node, fixed.FixedLIF)
+    assert isinstance(real, ir.LIF)
+    current, layer = quantised[node.inputs[0]], folded[real.inputs[0]]
+    assert isinstance(current, fixed.FixedUnitCurrent)
+    assert isinstance(layer, ir.Linear)
+    fine = scale.scale * 2.0**current.shift
+    _near(current.name, "weight", current.weight, layer.weight.astype(np.float64) * fine / (1 << UNIT_BITS), 1.0)
+    _near(current.name, "bias", current.bias, np.broadcast_to(layer.bias, layer.shape) * fine, 1.0)
+    _near(node.name, "bias", node.bias_mant, np.zeros(1), 1.0)
+    return current.weight.size + current.bias.size + 2
+
+
 def _check_neuron(
     node: fixed.FixedLIF, real: ir.LIF, scale: Scale, layers: list[ir.Conv2d | ir.Linear], quantised: Graph
 ) -> int:
-    wanted = np.array(real.threshold / real.gain * scale.scale)
-    _near(
-        node.name, "threshold", node.threshold_mant + np.array(scale.tie), wanted, SLACK + 8 * np.spacing(float(wanted))
-    )
+    checked = _check_threshold(node, real, scale)
     _near(node.name, "decay", np.array(node.decay_v), np.array(4096 * (1 - real.decay)), 1.0)
     if isinstance(quantised[node.inputs[0]], fixed.HeldCurrent):
         _near(node.name, "bias", node.bias_mant, np.zeros(1), 1.0)  # the host has added it to the current
-        return 2 + node.bias_mant.size
+        return checked + 1 + node.bias_mant.size
     own = {layer.name: layer.bias for layer in layers}
     rank = max(bias.ndim for bias in own.values())
     total = sum(per_channel(bias, rank) for bias in own.values())
     step = 2.0**fixed.ACTIVATION_SHIFT
     whole = node.bias_mant.astype(np.int64) << node.bias_exp
     _near(node.name, "bias", whole, np.asarray(total) * scale.scale * step, step)
-    return 2 + node.bias_mant.size
+    return checked + 1 + node.bias_mant.size
+
+
+def _check_threshold(node: fixed.FixedLIF, real: ir.LIF, scale: Scale) -> int:
+    """One threshold is exact, several are within half a unit; what a reset subtracts is the integer threshold."""
+    wanted = np.asarray(real.threshold) / real.gain * scale.scale
+    found = np.asarray(node.threshold_mant)
+    step = 1.0 if found.ndim else SLACK + 8 * np.spacing(float(np.max(wanted)))
+    everywhere = np.broadcast_to(found, np.broadcast_shapes(found.shape, wanted.shape))
+    _near(node.name, "threshold", everywhere + scale.tie, wanted, step)
+    if node.reset != real.reset:
+        raise VerifyError("another reset", where=node.name, expected=real.reset, found=node.reset)
+    taken = np.asarray(node.subtract)
+    amount = 0 * taken if node.reset == "hard" else found << fixed.ACTIVATION_SHIFT
+    if taken.shape != amount.shape:
+        raise VerifyError("amounts to subtract misfit", where=node.name, expected=amount.shape, found=taken.shape)
+    _near(node.name, "amount to subtract", taken, amount, SLACK)
+    return found.size + (0 if node.reset == "hard" else taken.size)
 
 
 def _near(layer: str, what: str, found: Array, wanted: Array, step: float) -> None:
@@ -141,7 +178,9 @@ def check_neurons(
 ) -> tuple[NeuronCheck, ...]:
     """Compare every integer population with exact fractions, on currents made to land on and around the threshold.
 
-    The exact neuron has the real threshold ``S threshold / gain`` and fires on ``>=`` (on ``>`` if strict).
+    The exact neuron has the real threshold ``S threshold / gain``, fires on ``>=`` (on ``>`` if strict) and subtracts
+    that threshold where its reset does. Thresholds that differ within a population are compared as rounded, as weights
+    and decays are: `check_parameters` bounds their rounding, and ties of the real ones may turn out otherwise.
 
     Raises:
         VerifyError: a population whose decay is exact differs anywhere, or the same comparison does not notice that
@@ -153,23 +192,32 @@ def check_neurons(
         node, real = quantised[scale.population], folded[scale.population]
         if not isinstance(node, fixed.FixedLIF) or not isinstance(real, ir.LIF):
             continue
-        threshold = Fraction(round(real.threshold / real.gain * scale.scale * FINE), FINE)
-        check = _against_fractions(node, threshold, real.strict, T, rng)
-        exact = node.decay_v in (0, fixed.MEMORYLESS) or (node.decay_v == 2048 and T - 1 <= FRACTION_BITS)
+        threshold = (np.asarray(node.threshold_mant) << FINE_BITS) + round(scale.tie * FINE)
+        if not threshold.ndim:  # one threshold is not rounded
+            threshold = np.rint(np.asarray(real.threshold) / real.gain * scale.scale * FINE).astype(np.int64)
+        check = _against_fractions(node, real, threshold, T, rng)
+        exact = _exact(node, T)
         if exact and check.mismatches:
             raise VerifyError(
                 f"the integer neuron differs from the exact one in {check.mismatches} of {check.windows} windows "
                 f"({check.ties} with a tie)",
                 where=node.name,
-                expected=f"threshold {threshold}, {'>' if real.strict else '>='}",
-                found=f"threshold {node.threshold_mant}, >",
+                expected=f"threshold {Fraction(int(threshold.flat[0]), FINE)}, {'>' if real.strict else '>='}",
+                found=f"threshold {int(np.asarray(node.threshold_mant).flat[0])}, >",
                 remedy="the tie rule (a threshold just above an integer) is missing or wrong",
             )
-        naive = Fraction(node.threshold_mant) + (Fraction(1, FINE) if real.strict else 0)
-        if exact and not _against_fractions(node, naive, real.strict, T, rng).mismatches and not real.strict:
+        naive = (np.asarray(node.threshold_mant) << FINE_BITS) + (1 if real.strict else 0)
+        if exact and not _against_fractions(node, real, naive, T, rng).mismatches and not real.strict:
             raise VerifyError("the neuron check did not notice a missing tie rule", where=node.name)
         checks.append(check)
     return tuple(checks)
+
+
+def _exact(node: fixed.FixedLIF, T: int) -> bool:
+    """Whether the decay loses nothing in a window, so that ties are exact (`avsnn.convert.passes.integer_formats`)."""
+    if node.decay_v == 2048:
+        return T - 1 <= FRACTION_BITS
+    return node.decay_v == fixed.MEMORYLESS or (node.decay_v == 0 and (node.reset == "hard" or T <= FINE // 4))
 
 
 def _rest(t: int, T: int, h: int, rng: np.random.Generator) -> Array:
@@ -179,39 +227,63 @@ def _rest(t: int, T: int, h: int, rng: np.random.Generator) -> Array:
     return rng.integers(-small, small + 1, size=TIED).astype(object) * unit + (1 if t == 0 else 0)
 
 
+def _chosen(node: fixed.FixedLIF, threshold: Array, rng: np.random.Generator) -> tuple[fixed.FixedLIF, Array, Array]:
+    """A neuron of the population for every window, as (SEQUENCES, 1): the population, biases, exact thresholds."""
+
+    def spread(values: int | Array) -> Array:
+        return np.broadcast_to(values, node.shape).ravel()[index]
+
+    index = rng.integers(int(np.prod(node.shape)), size=SEQUENCES)
+    h, subtract = (spread(x)[:, None] for x in (node.threshold_mant, node.subtract))
+    return replace(node, threshold_mant=h, subtract=subtract), spread(bias_of(node)), spread(threshold)
+
+
 def _against_fractions(
-    node: fixed.FixedLIF, threshold: Fraction, strict: bool, T: int, rng: np.random.Generator
+    node: fixed.FixedLIF, real: ir.LIF, threshold: Array, T: int, rng: np.random.Generator
 ) -> NeuronCheck:
     """Membranes as Python integers over ``FINE 4096^t``: exact for every decay the chip has.
 
-    Currents stay where neither u leaves its state nor v saturates, which a large threshold alone could make them do.
+    threshold: of exact neurons like ``real``, in units of ``1 / FINE``, and what they subtract; broadcasts to the shape
+    of the population. Currents stay where neither u leaves its state nor v saturates, which a large threshold alone
+    could make them do.
     """
-    keep, top = 4096 - node.decay_v, int(threshold * FINE)
-    biases = bias_of(node).ravel()
-    chosen = biases[rng.integers(len(biases), size=SEQUENCES)]
+    single = real.reset == "hard" and not np.ndim(node.threshold_mant)
+    node, chosen, top = _chosen(node, threshold, rng)
+    h, keep = np.asarray(node.threshold_mant)[:, 0], 4096 - node.decay_v
     whole = (chosen >> fixed.ACTIVATION_SHIFT).astype(object)
     room = (1 << (node.state_bits - 1 - fixed.ACTIVATION_SHIFT)) - 1
     span = int(np.abs(whole).max())  # a current must be able to make up for the bias
-    high = min(2 * node.threshold_mant + 1 + span, room)
-    low = -min(node.threshold_mant + span, max(0, room // T - span - 1))
+    high = np.minimum(2 * h + 1 + span, room)
+    low = -np.minimum(h + span, max(0, room // T - span - 1))
     exact = np.zeros(SEQUENCES, dtype=object)  # membrane times FINE 4096^t
+    owed = 0 * exact
     u = v = np.zeros((SEQUENCES, 1), dtype=np.int64)
+    spikes = None
     differs, tied = np.zeros(SEQUENCES, dtype=bool), np.zeros(SEQUENCES, dtype=bool)
     for t in range(T):
         one = FINE * 4096**t
-        carried, limit = exact * keep, top * 4096**t
+        carried, limit = exact * keep - owed * 4096, top.astype(object) * 4096**t
         near = (limit - carried) // one - whole + rng.integers(0, 2, size=SEQUENCES)  # just below, or on and above
         aimed = (rng.random(SEQUENCES) < 0.5) & (near >= low) & (near <= high)
-        current = np.where(aimed, near, rng.integers(low, high + 1, size=SEQUENCES).astype(object))
+        current = np.where(aimed, near, rng.integers(low, high + 1).astype(object))
         if t < T - 1:  # these windows reach the last step with the finest fraction there is, and are aimed there
-            rest = _rest(t, T, node.threshold_mant, rng) - whole[:TIED]
-            current[:TIED] = np.where((rest >= low) & (rest <= high), rest, current[:TIED])
+            rest = _rest(t, T, int(h.min()), rng) - whole[:TIED]
+            current[:TIED] = np.where((rest >= low[:TIED]) & (rest <= high[:TIED]), rest, current[:TIED])
         else:
             current[:TIED] = np.where((near >= low) & (near <= high), near, current)[:TIED]
+        if real.reset != "hard":  # what a spike leaves adds up
+            lowest, highest = -(room * one + carried) // one + 1 - whole, (room * one - carried) // one - whole
+            current = np.maximum(lowest, np.minimum(highest, current))
         exact = carried + (current + whole) * one
-        fires = (exact > limit if strict else exact >= limit).astype(bool)
-        tied |= (exact == limit).astype(bool)
-        exact = np.where(fires, 0, exact)
-        u, v, spikes = lif_step(node, u, v, current.astype(np.int64)[:, None], chosen[:, None], t)
+        fires = (exact > limit if real.strict else exact >= limit).astype(bool)
+        tied |= (exact == limit if single else abs(exact - limit) * 2 ** (T - 1) < one).astype(bool)
+        u, v, spikes = lif_step(node, u, v, current.astype(np.int64)[:, None], chosen[:, None], t, spikes)
         differs |= spikes[:, 0] != fires
+        match real.reset:
+            case "hard":
+                exact = np.where(fires, 0, exact)
+            case "subtract":
+                exact = exact - limit * fires
+            case _:
+                owed = limit * fires
     return NeuronCheck(population=node.name, windows=SEQUENCES, ties=int(tied.sum()), mismatches=int(differs.sum()))

@@ -8,6 +8,7 @@ and cuts the result into logical time at the end: sample k, step t of a populati
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -80,15 +81,25 @@ def product(node: ir.Product, *x: Array) -> Array:
             found = products.mapped_values(*whole)
         case ir.FixedProductOfSums():
             found = products.product_of_sums(*whole)
+        case ir.FixedUnitCurrent():
+            current = products.unit_current(whole, node.weight, node.bias, node.shift, node.pooled)
+            found = np.broadcast_to(current.reshape(-1, *node.shape), (len(whole[0]), len(current), *node.shape))
         case _:
             raise InputError("no integer meaning", where=node.name, found=node.kind)
     return found * node.gain
 
 
-def lif_step(node: ir.FixedLIF, u: Array, v: Array, a: Array, b: Array, step: int) -> tuple[Array, Array, Array]:
-    """One step of the equation in `FixedLIF`, (batch, *shape) each: (u, v, spikes); raises if u leaves its domain."""
+def lif_step(
+    node: ir.FixedLIF, u: Array, v: Array, a: Array, b: Array, step: int, fired: Array | None = None
+) -> tuple[Array, Array, Array]:
+    """One step of the equation in `FixedLIF`, (batch, *shape) each: (u, v, spikes); raises if u leaves its domain.
+
+    fired: the spikes of the step before, None where a window begins; only a delayed reset reads them.
+    """
     bits = node.state_bits
-    u, v, spikes = fixed_point.lif_step(u, v, a, b, node.decay_u, node.decay_v, node.threshold_mant, state_bits=bits)
+    constants = (node.decay_u, node.decay_v, node.threshold_mant)
+    how: Any = {"state_bits": bits, "reset": node.reset, "subtract": node.subtract, "fired": fired}
+    u, v, spikes = fixed_point.lif_step(u, v, a, b, *constants, **how)
     outside = fixed_point.first_outside(u, state_bits=bits)
     if outside is not None:
         place = f"step {step}, sample {outside[0]}, neuron {outside[1:]}"
@@ -135,10 +146,11 @@ def logical(graph: Graph, integers: Mapping[str, Array]) -> Activity:
                 values[node.name] = product(node, *(values[n] for n in node.inputs))
             case ir.FixedLIF():
                 u = v = np.zeros((batch, *node.shape), dtype=np.int64)
+                s = None
                 record: list[tuple[Array, Array, Array]] = []
                 for t in range(T):
                     a, b = inputs_of(graph, node, {n: values[n][t] for n in node.inputs}, batch)
-                    u, v, s = lif_step(node, u, v, a, b + bias_of(node), t)
+                    u, v, s = lif_step(node, u, v, a, b + bias_of(node), t, s)
                     record.append((u, v, s))
                 us, vs, ss = (np.stack(part) for part in zip(*record, strict=True))
                 values[node.name] = spikes[node.name] = ss
@@ -160,6 +172,7 @@ def wall_clock(graph: Graph, integers: Mapping[str, Array]) -> Activity:
     sent: dict[str, list[Array]] = {n.name: [] for n in graph}  # what each node emitted at every past step
     u = {n.name: np.zeros((1, *n.shape), dtype=np.int64) for n in graph.of(ir.FixedLIF)}
     v = dict(u)
+    fired: dict[str, Array | None] = dict.fromkeys(u)
     record: dict[str, list[tuple[Array, Array, Array]]] = {name: [] for name in u}
     for w in range(steps):
         for node in graph.nodes:
@@ -175,10 +188,12 @@ def wall_clock(graph: Graph, integers: Mapping[str, Array]) -> Activity:
                 case ir.FixedLIF():
                     if node.reset_interval and w % node.reset_interval == node.reset_phase:
                         u[node.name] = v[node.name] = np.zeros((1, *node.shape), dtype=np.int64)
+                        fired[node.name] = None
                     a, b = inputs_of(graph, node, {n: sent[n][w] for n in node.inputs}, 1)
                     u[node.name], v[node.name], now = lif_step(
-                        node, u[node.name], v[node.name], a, b + bias_of(node), w
+                        node, u[node.name], v[node.name], a, b + bias_of(node), w, fired[node.name]
                     )
+                    fired[node.name] = now
                     record[node.name].append((u[node.name], v[node.name], now))
                 case _:
                     now = sum((sent[n][w] for n in node.inputs), start=np.zeros((1, *node.shape), dtype=np.int64))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from avsnn.convert.ir.node import Array
+from avsnn.convert.ir.node import Array, Shape
 from avsnn.convert.ir.nodes import Pair
 
 
@@ -13,7 +13,7 @@ def conv2d(x: Array, weight: Array, stride: Pair, padding: Pair, dilation: Pair,
 
     x (N, H, W) is an image of one channel.
     """
-    x = x[:, None] if x.ndim == 3 else x
+    x = x.reshape(len(x), *image_shape(x.shape[1:]))
     n, _, height, width = x.shape
     out, per_group, kh, kw = weight.shape
     padded = np.pad(x, ((0, 0), (0, 0), (padding[0], padding[0]), (padding[1], padding[1])))
@@ -32,6 +32,11 @@ def conv2d(x: Array, weight: Array, stride: Pair, padding: Pair, dilation: Pair,
             for g in range(groups):
                 y[:, g] += (taps[g, :, :, i, j] @ view[:, g]).reshape(n, -1, rows, columns)
     return y.reshape(n, out, rows, columns)
+
+
+def image_shape(shape: Shape) -> Shape:
+    """What a convolution takes features for: of two axes, an image of one channel."""
+    return (1, *shape) if len(shape) == 2 else shape
 
 
 def conv_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair = (1, 1)) -> Pair:

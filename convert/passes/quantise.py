@@ -23,8 +23,8 @@ from avsnn.convert.ir.interpreter import interpret
 from avsnn.convert.ir.kernels import conv2d, per_channel
 from avsnn.convert.ir.node import Array, Node
 from avsnn.convert.passes.currents import Term, spike_sources, terms, total_bias
-from avsnn.convert.passes.integer_formats import Target, check_range, grid, mantissas, reach
-from avsnn.convert.passes.quantise_products import ATTENDING, count_scale, integer_product
+from avsnn.convert.passes.integer_formats import Target, check_range, mantissas, reach, tie
+from avsnn.convert.passes.quantise_products import ATTENDING, count_scale, integer_product, normed, unit_current
 from avsnn.errors import CapabilityError, QuantizeError
 
 CANDIDATES = (1.0, 0.97, 0.94, 0.9, 0.86, 0.8)  # fractions of the largest scale that calibration tries
@@ -42,12 +42,16 @@ class Scale:
         scale: S, integer units per 1.0 of the folded graph's current.
         tie: what the threshold stands above its integer: g, 0 for a neuron that fires on ``>`` and for read-outs.
         disagreement: share of calibration spikes of this population that differ from the folded graph's, inputs equal.
+        threshold_error: largest rounding of a threshold, in integer units, where a population has several; else 0.
+        decay_error: the integer decay, a multiple of 1/4096, minus the real one.
     """
 
     population: str
     scale: float
     tie: float
     disagreement: float = 0.0
+    threshold_error: float = 0.0
+    decay_error: float = 0.0
 
 
 def quantise(graph: Graph, *, target: Target, calibration: Mapping[str, Array]) -> tuple[Graph, tuple[Scale, ...]]:
@@ -106,6 +110,10 @@ class _Builder:
                 | ir.Attention()
                 | ir.AttentionMap()
                 | ir.MappedValues()
+                | ir.Unit()
+                | ir.Concat()
+                | ir.MeanSpace()
+                | ir.MeanTime()
             ):
                 pass  # parts of a current: seen from the population that reads them
             case _:
@@ -167,16 +175,12 @@ class _Builder:
         self.calibrated[population.name] = (flat > 0).reshape(*spikes.shape[:2], *node.shape)
 
     def _population(self, node: ir.LIF) -> None:
-        if node.reset != "hard":
-            raise CapabilityError(
-                "subtract reset has no stock process on the target yet",
-                where=node.origin or node.name,
-                found=node.reset,
-                limit="hard",
-                remedy="train with reset='hard'",
-            )
         source = self.graph[node.inputs[0]]
-        best = self._attended(node, source) if isinstance(source, ATTENDING) else self._weighted(node)
+        scaled = normed(self.graph, node)
+        if scaled is not None:
+            best = self._scaled(node, *scaled)
+        else:
+            best = self._attended(node, source) if isinstance(source, ATTENDING) else self._weighted(node)
         for new in best.nodes:
             self._keep(new)
         self.scales.append(best.scale)
@@ -201,6 +205,14 @@ class _Builder:
         spikes = _walk(population, lambda t: current[t], self.graph.timesteps, current.shape[1:])
         return self._candidate(node, (attending, population), plan.scale, spikes)
 
+    def _scaled(self, node: ir.LIF, layer: ir.Linear, units: tuple[ir.Unit, ...]) -> _Candidate:
+        """A population that reads vectors of length 1, which the host makes of counts."""
+        current, h, S = unit_current(self.graph, node, layer, units, self.target)
+        population = self._neuron(node, [current.name], h, np.zeros(1, dtype=np.int64))
+        a = product(current, *(self.calibrated[name] for name in current.inputs))
+        spikes = _walk(population, lambda t: a[t], self.graph.timesteps, a.shape[1:])
+        return self._candidate(node, (current, population), S, spikes)
+
     def _multiplied(self, node: ir.ProductOfMeans) -> None:
         """A product of sums that synapses read."""
         made = integer_product(self.graph, node, 1)
@@ -213,10 +225,11 @@ class _Builder:
 
     def _driven(self, node: ir.LIF, found: list[Term]) -> _Candidate:
         """A population driven by spikes: the scale that disagrees least with the folded graph on calibration data."""
-        threshold = node.threshold / node.gain
+        levels = _levels(node)
+        threshold = float(np.max(levels))
         largest = max(float(np.abs(t.weight).max(initial=0.0)) for t in found)
         bias = total_bias(found)
-        top = self._largest_threshold(threshold, largest, float(np.abs(bias).max()))
+        top = self._largest_threshold(threshold, largest, float(np.abs(bias).max()), float(np.min(levels)))
         if any(t.levels > 1 for t in found):
             top = min(top, self._room(threshold, found))
         if top < 1:
@@ -231,16 +244,20 @@ class _Builder:
         return min(candidates, key=lambda c: (c.scale.disagreement, -c.scale.scale))
 
     def _tie(self, node: ir.LIF) -> float:
-        return 0.0 if node.strict else grid(self.graph.timesteps)
+        return 0.0 if node.strict else tie(self.graph.timesteps, node.reset)
 
-    def _largest_threshold(self, threshold: float, weight: float, bias: float) -> int:
-        """Largest integer threshold whose scale keeps weights, bias and threshold inside their formats."""
+    def _largest_threshold(self, threshold: float, weight: float, bias: float, smallest: float) -> int:
+        """Largest integer threshold whose scale keeps weights, bias and threshold inside their formats.
+
+        threshold: the population's largest; its ``smallest`` is to have enough levels.
+        """
         limits = [float(self.target.threshold_room)]
         if bias > 0:
             limits.append(self.target.bias_room / bias * threshold)
         if weight > 0:
             by_weight = self.target.weight_room / weight * threshold
-            while by_weight < MIN_THRESHOLD:  # an exponent keeps the threshold fine where weights are far above it
+            # an exponent keeps the threshold fine where weights are far above it
+            while by_weight * smallest < MIN_THRESHOLD * threshold:
                 by_weight *= 2
             limits.append(by_weight)
         return int(min(limits) - 1)  # the threshold lies up to one unit above its integer
@@ -254,11 +271,27 @@ class _Builder:
     def _integers(self, node: ir.LIF, found: list[Term], bias: Array, threshold: float, h: int) -> _Candidate:
         S = (h + self._tie(node)) / threshold
         synapses = [self._synapse(t, S) for t in found]
-        population = self._neuron(node, [s.name for s in synapses], h, np.rint(S * bias).astype(np.int64))
+        names, whole = [s.name for s in synapses], np.rint(S * bias).astype(np.int64)
+        population = self._neuron(node, names, self._thresholds(node, S, h), whole)
         spikes = self._spikes(population, synapses)
         return self._candidate(node, (*synapses, population), S, spikes)
 
-    def _neuron(self, node: ir.LIF, inputs: list[str], h: int, bias: Array) -> fixed.FixedLIF:
+    def _thresholds(self, node: ir.LIF, S: float, h: int) -> int | Array:
+        """h, the largest; where thresholds differ, each within half a unit of ``S threshold - g``."""
+        levels = _levels(node)
+        if isinstance(levels, float):
+            return h
+        rounded: Array = np.rint(S * levels - self._tie(node)).astype(np.int64)
+        if rounded.min() < 1:
+            raise QuantizeError(
+                "thresholds too far apart for one scale",
+                where=node.origin or node.name,
+                found=f"{levels.min():g} to {levels.max():g}",
+                limit=f"1 to {self.target.threshold_room}",
+            )
+        return rounded
+
+    def _neuron(self, node: ir.LIF, inputs: list[str], h: int | Array, bias: Array) -> fixed.FixedLIF:
         check_range(bias, self.target.bias_mant_bits, "bias mantissa", node)
         return fixed.FixedLIF(
             name=node.name,
@@ -269,14 +302,26 @@ class _Builder:
             decay_v=round(4096 * (1 - node.decay)),
             bias_mant=bias,
             bias_exp=fixed.ACTIVATION_SHIFT,
+            reset=node.reset,
+            subtract=0 if node.reset == "hard" else h << fixed.ACTIVATION_SHIFT,
             state_bits=self.target.state_bits,
         )
 
     def _candidate(self, node: ir.LIF, nodes: tuple[Node, ...], S: float, spikes: Array) -> _Candidate:
-        wrong = float((spikes != self.spikes[node.name]).mean())
-        return _Candidate(
-            nodes=nodes, scale=Scale(population=node.name, scale=S, tie=self._tie(node), disagreement=wrong)
+        population, levels = nodes[-1], _levels(node)
+        assert isinstance(population, fixed.FixedLIF)
+        off = 0.0
+        if isinstance(levels, np.ndarray):
+            off = float(np.abs(population.threshold_mant + self._tie(node) - S * levels).max())
+        scale = Scale(
+            population=node.name,
+            scale=S,
+            tie=self._tie(node),
+            disagreement=float((spikes != self.spikes[node.name]).mean()),
+            threshold_error=off,
+            decay_error=(fixed.MEMORYLESS - population.decay_v) / 4096 - node.decay,
         )
+        return _Candidate(nodes=nodes, scale=scale)
 
     def _synapse(self, term: Term, S: float) -> fixed.Synapse:
         mant, exp, mode = mantissas(term.weight * S, self.target)
@@ -326,7 +371,7 @@ class _Builder:
         term, layer = found[0], found[0].layer
         source = self.graph[term.source]
         assert isinstance(source, ir.Input)
-        threshold, bias, weight = node.threshold / node.gain, total_bias(found), term.weight
+        threshold, bias, weight = float(np.max(_levels(node))), total_bias(found), term.weight
         peak = reach(layer, weight, bias, round(source.low / source.step), round(source.high / source.step))
         h = int(min(self.target.bias_room / peak * threshold, self.target.threshold_room) - 1)
         if h < 1:
@@ -344,7 +389,8 @@ class _Builder:
             shift=_host_shift(S * float(np.abs(weight).max())),
             **geometry,
         )
-        population = self._neuron(node, [current.name], h, np.zeros(1, dtype=np.int64))
+        thresholds = self._thresholds(node, S, h)
+        population = self._neuron(node, [current.name], thresholds, np.zeros(1, dtype=np.int64))
         a = held(current, self.calibrated[term.source])
         spikes = _walk(population, lambda t: a, self.graph.timesteps, a.shape)
         return self._candidate(node, (current, population), S, spikes)
@@ -379,6 +425,20 @@ class _Candidate:
     scale: Scale
 
 
+def _levels(node: ir.LIF) -> float | Array:
+    """What the current is compared with, ``threshold / gain``: one number, or an array where neurons differ.
+
+    Raises:
+        QuantizeError: one of several thresholds is not positive.
+    """
+    levels = np.asarray(node.threshold, dtype=np.float64) / node.gain
+    if levels.min() == levels.max():
+        return float(levels.flat[0])
+    if not levels.min() > 0:
+        raise QuantizeError("thresholds must be positive", where=node.origin or node.name, found=levels.min())
+    return levels
+
+
 def _host_shift(top: float) -> int:
     """Fractional bits that the host's weights can have, the largest being ``top`` activation units."""
     return max(0, int(np.floor(np.log2(((1 << (HOST_WEIGHT_BITS - 1)) - 1) / max(top, 1e-30)))))
@@ -389,8 +449,9 @@ def _walk(population: fixed.FixedLIF, current: Callable[[int], Array], T: int, s
     u = v = np.zeros(shape, dtype=np.int64)
     b = per_channel(population.bias_mant, len(population.shape)) << population.bias_exp
     wide = replace(population, state_bits=50)
-    spikes = []
+    spikes: list[Array] = []
+    s = None
     for t in range(T):
-        u, v, s = lif_step(wide, u, v, current(t), b, t)
+        u, v, s = lif_step(wide, u, v, current(t), b, t, s)
         spikes.append(s if np.abs(u).max(initial=0) < 2 ** (population.state_bits - 1) else ~s)
     return np.stack(spikes)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -164,17 +165,21 @@ class _Part:
         spikes = np.empty((layout.steps, streams, *node.shape), dtype=bool)
         kept = {key: np.empty(spikes.shape, dtype) for key in ("uv" if node.name in self.plan.record else "")}
         zero = u = v = np.zeros((streams, *node.shape), dtype)
+        threshold, subtract = (_cast(x, dtype) for x in (node.threshold_mant, node.subtract))
+        how: dict[str, Any] = {"state_bits": node.state_bits, "reset": node.reset, "subtract": subtract}
+        fired = None
         block = self._block(node.inputs)
         for w in range(layout.steps):
             if w % block == 0:
                 a = self._currents(node, sent, held, w, min(w + block, layout.steps), dtype)
             if node.reset_interval and w % node.reset_interval == node.reset_phase:
-                u = v = zero
+                u, v, fired = zero, zero, None
             sample = min(w // layout.timesteps, layout.length)
             b = bias[min(sample, len(bias) - 1)]
             u, v, spikes[w] = fx.lif_step(
-                u, v, a[w % block], b, node.decay_u, node.decay_v, node.threshold_mant, state_bits=node.state_bits
+                u, v, a[w % block], b, node.decay_u, node.decay_v, threshold, fired=fired, **how
             )
+            fired = spikes[w]
             if not proved:
                 self._check(node, "u", u, w)
             for key, value in zip(kept, (u, v), strict=False):
@@ -298,6 +303,11 @@ def _held(sums: ExactSums, x: Array) -> Array:
     )
     current: Array = (flat + ((1 << node.shift) >> 1)) >> node.shift
     return current.reshape(*x.shape[:2], *node.shape)
+
+
+def _cast(value: int | Array, dtype: type[np.int32] | type[np.int64]) -> int | Array:
+    """Constants by neuron in the dtype of the state, or numpy would widen every step."""
+    return value.astype(dtype) if isinstance(value, np.ndarray) else value
 
 
 def _port(graph: Graph, name: str) -> str:

@@ -117,7 +117,8 @@ def population_names(graph: Graph, record: Collection[str] | str) -> frozenset[s
 
 def _windowed(graph: Graph) -> bool:
     """Whether samples may follow each other: populations with memory forget at the period of the windows."""
-    with_memory = [n for n in graph.of(FixedLIF) if (n.decay_u, n.decay_v) != (fx.UNITY - 1, fx.UNITY)]
+    forgets = (fx.UNITY - 1, fx.UNITY)
+    with_memory = [n for n in graph.of(FixedLIF) if (n.decay_u, n.decay_v) != forgets or n.reset == "subtract_delayed"]
     intervals = {n.reset_interval for n in with_memory}
     return not with_memory or (any(intervals) and all(graph.timesteps % i == 0 for i in intervals if i))
 
@@ -168,8 +169,7 @@ def _check_node(graph: Graph, node: Node) -> None:
             allowed = (FixedLIF,)
         case FixedLIF():
             allowed = (Synapse, HeldCurrent, Product)
-            if node.bias_exp < 0:
-                raise CapabilityError("negative bias exponent", where=node.name, found=node.bias_exp, limit=0)
+            _check_neurons(node)
             if unlike := [s.shape for s in sources if isinstance(s, Product) and s.shape != node.shape]:
                 raise InputError("a product feeds neuron by neuron", where=node.name, found=unlike[0], limit=node.shape)
         case FixedReadout():
@@ -182,6 +182,23 @@ def _check_node(graph: Graph, node: Node) -> None:
         raise InputError("negative offset", where=node.name, found=node.offset, limit=0)
     if isinstance(node, HeldCurrent | Synapse) and len(sources) != 1:
         raise InputError("a connection has one source", where=node.name, found=len(sources), limit=1)
+
+
+def _check_neurons(node: FixedLIF) -> None:
+    """Constants of a population that the arithmetic takes as they are."""
+    if node.bias_exp < 0:
+        raise CapabilityError("negative bias exponent", where=node.name, found=node.bias_exp, limit=0)
+    if node.reset not in fx.RESETS:
+        raise CapabilityError("unknown reset", where=node.name, found=node.reset, limit=", ".join(fx.RESETS))
+    top = fx.state_limit(node.state_bits) - 1
+    for what, value, low in (("threshold", node.threshold_mant, -top), ("amount to subtract", node.subtract, 0)):
+        array = np.asarray(value)
+        rank = array.ndim - len(node.shape)
+        if rank > 0 or any(n not in (1, m) for n, m in zip(array.shape, node.shape[-rank:], strict=True)):
+            raise InputError(f"{what} does not fit", where=node.name, found=array.shape, limit=node.shape)
+        if array.dtype.kind not in "iu" or array.min() < low or array.max() > top:
+            found = f"{array.min()} to {array.max()}"
+            raise InputError(f"{what} out of range", where=node.name, found=found, limit=f"integers, {low} to {top}")
 
 
 def output_delay(node: FixedLinear) -> Array:

@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from avsnn.convert.ir.fixed_nodes import FixedConv2d, FixedLinear, HeldCurrent, Synapse
+from avsnn.convert.ir.kernels import image_shape
 from avsnn.convert.ir.node import Array, Shape
 from avsnn.errors import CapabilityError, DomainError, InputError
 
@@ -49,8 +50,8 @@ class ExactSums:
             raise CapabilityError("negative weight exponent", where=node.name, found=node.weight_exp, limit=0)
         expected: Shape
         if self.convolves:
-            expected = (self._weight.shape[1] * self._conv.groups, *self.source_shape[1:])
-            fits = len(self.source_shape) == 3 and self.source_shape == expected and node.shape == self._out_shape
+            expected = (self._weight.shape[1] * self._conv.groups, *self._image[1:])
+            fits = len(self._image) == 3 and self._image == expected and node.shape == self._out_shape
         else:
             expected = self._weight.shape
             fits = expected == (math.prod(node.shape), math.prod(self.source_shape))
@@ -79,7 +80,7 @@ class ExactSums:
         """Working memory for one x."""
         if not self.convolves:
             return self.dtype.itemsize * (math.prod(self.source_shape) + math.prod(self.node.shape))
-        taps = math.prod(self._weight.shape[2:]) * self.source_shape[0]
+        taps = math.prod(self._weight.shape[2:]) * self._image[0]
         return self.dtype.itemsize * (taps * math.prod(self.node.shape[1:]) + math.prod(self.node.shape))
 
     @property
@@ -92,12 +93,17 @@ class ExactSums:
         if not self.convolves:
             flat = x.reshape(len(x), -1).astype(self.dtype)
             return (flat @ self._operand.T).reshape(len(x), *self.node.shape)
+        x = x.reshape(len(x), *self._image)
         if self._weight.shape[1] == 1 and len(self._weight) == self._conv.groups:
             return self._depthwise(x)
         groups = self._conv.groups
         columns = self._columns(x).reshape(len(x), groups, -1, math.prod(self.node.shape[1:]))
         operand = self._operand.reshape(groups, len(self._weight) // groups, -1)
         return np.matmul(operand, columns).reshape(len(x), *self.node.shape)
+
+    @property
+    def _image(self) -> Shape:
+        return image_shape(self.source_shape)
 
     @cached_property
     def _weight(self) -> Array:
@@ -116,7 +122,7 @@ class ExactSums:
     def _out_shape(self) -> Shape:
         node = self._conv
         sizes = (
-            (self.source_shape[1 + k] + 2 * node.padding[k] - node.dilation[k] * (self._weight.shape[2 + k] - 1) - 1)
+            (self._image[1 + k] + 2 * node.padding[k] - node.dilation[k] * (self._weight.shape[2 + k] - 1) - 1)
             // node.stride[k]
             + 1
             for k in range(2)

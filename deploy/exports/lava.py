@@ -4,7 +4,8 @@ The folder holds plain tables (``network.json``, ``weights.npz``) and the script
 them (``network.py``, ``tables.py``, ``recorder/``; see its README.txt)::
 
     FixedConv2d, FixedLinear   Sparse, or DelaySparse where delay > 0
-    FixedLIF                   LIFReset(reset_offset = reset_phase + 1: Lava counts steps from 1), or LIF
+    FixedLIF                   LIFReset(reset_offset = reset_phase + 1: Lava counts steps from 1), or LIF; where the
+                               reset subtracts, a Process of the export itself (``neurons/``)
     HeldCurrent, FixedInput    RingBuffer over wall-clock time, into a_in and s_in
     Product                    a Process of the export itself (``products/``), into a_in and s_in
     FixedReadout               a recorder; the host sums each window
@@ -24,7 +25,7 @@ import numpy as np
 from avsnn import archive
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.graph import Graph
-from avsnn.convert.ir.kernels import per_channel
+from avsnn.convert.ir.kernels import image_shape, per_channel
 from avsnn.convert.ir.node import Array, Node
 from avsnn.deploy.exports.lava_limits import check_population, check_readout, check_synapse, message_bits, needs_guard
 from avsnn.deploy.exports.lava_products import product_row
@@ -35,6 +36,7 @@ LAVA_VERSION = "0.10.0"
 RUNTIME_FOLDER = Path(__file__).resolve().parent / "lava_runtime"
 RUNTIME = (
     *("README.txt", "network.py", "tables.py"),
+    *("neurons/__init__.py", "neurons/models.py", "neurons/process.py"),
     *("products/__init__.py", "products/models.py", "products/process.py"),
     *("recorder/__init__.py", "recorder/models.py", "recorder/process.py"),
 )
@@ -148,7 +150,9 @@ def _population(graph: Graph, node: fixed.FixedLIF, arrays: _Arrays) -> dict[str
     return {
         "inputs": list(node.inputs),
         "role": node.role,
-        "threshold": node.threshold_mant,
+        "threshold": _constant(node.threshold_mant, node, arrays),
+        "reset": node.reset,
+        "subtract": _constant(node.subtract, node, arrays),
         "decay_u": node.decay_u,
         "decay_v": node.decay_v,
         "bias": arrays.add(_flat(node.bias_mant, node)),
@@ -158,6 +162,11 @@ def _population(graph: Graph, node: fixed.FixedLIF, arrays: _Arrays) -> dict[str
         "offset": node.offset,
         "guard": needs_guard(graph, node),
     }
+
+
+def _constant(value: int | Array, node: Node, arrays: _Arrays) -> int | str:
+    """An integer for all neurons, or the name of an array with one for each."""
+    return int(value) if np.ndim(value) == 0 else arrays.add(np.broadcast_to(value, node.shape).reshape(-1))
 
 
 def _readout(graph: Graph, node: fixed.FixedReadout, arrays: _Arrays) -> dict[str, Any]:
@@ -190,7 +199,7 @@ def _weights(node: fixed.HeldCurrent | fixed.Synapse, weight: Array, source: Nod
     return {
         "kind": "conv",
         "weight": arrays.add(weight),
-        "source_shape": list(source.shape),
+        "source_shape": list(image_shape(source.shape)),
         "stride": list(node.stride),
         "padding": list(node.padding),
         "dilation": list(node.dilation),

@@ -16,9 +16,11 @@ from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
 from avsnn.deploy.exports.lava_products import MESSAGE_LIMIT, message_range
-from avsnn.errors import QuantizeError
+from avsnn.errors import CapabilityError, QuantizeError
+from avsnn.hw_profiles.fixed_point import RESETS
 
 STATE_BITS = 24
+STATE_LIMIT = 2 ** (STATE_BITS - 1)
 BIAS_MANT_LIMIT = 2**15
 THRESHOLD_LIMIT = 2**17
 DELAY_LIMIT = 63
@@ -62,29 +64,34 @@ def delays_of(node: fixed.Synapse) -> Array:
 
 
 def check_population(node: fixed.FixedLIF) -> None:
-    """Raise unless stock LIF keeps the population's constants as they are.
+    """Raise unless Lava keeps the population's constants as they are.
 
     Raises:
-        QuantizeError: a state width, threshold, decay or bias that Lava would change.
+        CapabilityError: a reset that neither stock Lava nor the export has a Process for.
+        QuantizeError: a state width, threshold, decay, bias or amount to subtract that Lava would change.
     """
+    if node.reset not in RESETS:
+        raise CapabilityError("no Lava Process for this reset", where=node.name, found=node.reset)
     mant = np.asarray(node.bias_mant, dtype=np.int64)
+    threshold, taken = np.asarray(node.threshold_mant), np.asarray(node.subtract)
     rules: tuple[tuple[str, object, bool, str], ...] = (
         ("state width in bits", node.state_bits, node.state_bits == STATE_BITS, f"{STATE_BITS}"),
-        ("threshold mantissa", node.threshold_mant, abs(node.threshold_mant) < THRESHOLD_LIMIT, "17 bits"),
+        ("threshold mantissa", _span(threshold), bool((np.abs(threshold) < THRESHOLD_LIMIT).all()), "17 bits"),
+        ("amount to subtract", _span(taken), bool(((taken >= 0) & (taken < STATE_LIMIT)).all()), "23 bits"),
         ("decay of u", node.decay_u, -1 <= node.decay_u <= 4095, "-1 to 4095"),
         ("decay of v", node.decay_v, 0 <= node.decay_v <= 4096, "0 to 4096"),
         ("bias exponent", node.bias_exp, 0 <= node.bias_exp <= 15, "0 to 15"),
-        (
-            "bias mantissa",
-            f"{mant.min()} to {mant.max()}",
-            -BIAS_MANT_LIMIT <= mant.min() <= mant.max() < BIAS_MANT_LIMIT,
-            "16 bits",
-        ),
+        ("bias mantissa", _span(mant), -BIAS_MANT_LIMIT <= mant.min() <= mant.max() < BIAS_MANT_LIMIT, "16 bits"),
         ("reset interval", node.reset_interval, node.reset_interval >= 0, "not negative"),
     )
     for what, found, fine, limit in rules:
         if not fine:
             raise QuantizeError(f"{what} that Lava would change", where=node.name, found=found, limit=limit)
+
+
+def _span(values: Array) -> str:
+    """The smallest and the largest, for a message."""
+    return f"{values.min()} to {values.max()}" if values.min() < values.max() else f"{values.min()}"
 
 
 def needs_guard(graph: Graph, node: fixed.FixedLIF) -> bool:

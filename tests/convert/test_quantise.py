@@ -17,7 +17,7 @@ from avsnn.convert.ir.stages import check_stage
 from avsnn.convert.ir.text import render
 from avsnn.convert.passes.integer_formats import Target
 from avsnn.convert.passes.quantise import Scale, quantise
-from avsnn.errors import CapabilityError, QuantizeError
+from avsnn.errors import CapabilityError, InputError, QuantizeError
 from avsnn.hw_profiles.formats import signed_core_grid
 from avsnn.hw_profiles.profile import load_profile
 from tests.strategies import inputs_for, spiking_graph, spiking_graphs
@@ -191,13 +191,12 @@ def test_thresholds_of_the_wide_target_were_compared_more_finely_than_floats_are
     assert check_parameters(graph, integers, scales) > 0
 
 
-@pytest.mark.parametrize("reset", ["subtract", "subtract_delayed"])
-def test_reset_by_subtraction_is_refused_by_name(reset: str) -> None:
+def test_an_unknown_reset_is_refused_by_name() -> None:
     graph = spiking_graph(0)
     node = graph["p1"]
     assert isinstance(node, ir.LIF)
-    with pytest.raises(CapabilityError, match=rf"^p1: subtract reset .*found {reset}, limit hard; train with"):
-        quantised(swap(graph, replace(node, reset=reset)))
+    with pytest.raises(InputError, match=r"^p1: unknown reset, found refractory"):
+        quantised(swap(graph, replace(node, reset="refractory")))
 
 
 def test_a_sum_of_neurons_and_a_held_input_is_refused() -> None:

@@ -2,9 +2,9 @@
 
 python network.py INPUTS.npz OUT_DIR [--record all|spikes|none]      (README.txt describes the files)
 
-All populations, synapses and sources are stock Lava Processes in their ``fixed_pt`` models; products of activity are
-Processes of this folder. Features are flattened in (channel, height, width) order. Samples follow each other every
-``timesteps`` wall-clock steps.
+All synapses, sources and populations are stock Lava Processes in their ``fixed_pt`` models, except populations whose
+reset subtracts; these and products of activity are Processes of this folder. Features are flattened in
+(channel, height, width) order. Samples follow each other every ``timesteps`` wall-clock steps.
 """
 
 import argparse
@@ -122,18 +122,9 @@ class Network:
         self.sources[row["name"]] = process.out
 
     def add_population(self, row):
-        """Add a LIFReset, or a LIF where nothing is ever reset, with its guard and its recorder."""
-        from lava.proc.lif.process import LIF, LIFReset
-
+        """Add neurons with their guard and their recorder."""
         size = int(np.prod(row["shape"]))
-        mantissa, exponent = self.bias(row, size)
-        options = {"shape": (size,), "du": row["decay_u"], "dv": row["decay_v"], "vth": row["threshold"]}
-        options.update(bias_mant=mantissa, bias_exp=exponent)
-        if row["reset_interval"]:
-            options.update(reset_interval=row["reset_interval"], reset_offset=row["reset_offset"])
-            neuron = self.add(LIFReset(**options))
-        else:
-            neuron = self.add(LIF(**options))
+        neuron = self.add(self.neurons(row, size))
         ports = [self.sources[name] for name in row["inputs"] if name not in self.biases]
         for port in ports:
             port.connect(neuron.a_in)
@@ -142,6 +133,24 @@ class Network:
             self.watch(row, size, ports)
         if self.kinds(row["name"]):
             self.listen(row, neuron)
+
+    def neurons(self, row, size):
+        """Return a LIFReset, or a LIF where nothing is ever reset, or a SubtractLIF where a spike subtracts."""
+        from lava.proc.lif.process import LIF, LIFReset
+        from neurons.process import SubtractLIF
+
+        mantissa, exponent = self.bias(row, size)
+        options = {"shape": (size,), "du": row["decay_u"], "dv": row["decay_v"], "vth": self.constant(row["threshold"])}
+        options.update(bias_mant=mantissa, bias_exp=exponent)
+        windows = {name: row[name] for name in ("reset_interval", "reset_offset")}
+        if row["reset"] != "hard":
+            options.update(subtract=self.constant(row["subtract"]), delayed=row["reset"] == "subtract_delayed")
+            return SubtractLIF(**options, **windows)
+        return LIFReset(**options, **windows) if row["reset_interval"] else LIF(**options)
+
+    def constant(self, value):
+        """Return an integer for all neurons, or the array with one for each that ``value`` names."""
+        return self.arrays[value].astype(np.int32) if isinstance(value, str) else value
 
     def bias(self, row, size):
         """Return (mantissas, exponent) of a population's bias, bias ports included."""

@@ -1,0 +1,39 @@
+"""A Lava Process for integrate-and-fire neurons that subtract when they fire; stock ones set v to 0."""
+
+from lava.magma.core.process.ports.ports import InPort, OutPort
+from lava.magma.core.process.process import AbstractProcess
+from lava.magma.core.process.variable import Var
+
+
+class SubtractLIF(AbstractProcess):
+    """LIFReset with another reset: same arguments, same integers, same ports and Vars.
+
+    Per step, tz dividing by 4096 toward zero and clip at +-(2^23 - 1)::
+
+        u = tz(u (4095 - du)) + (a_in << 6)
+        v = clip(tz(v (4096 - dv)) + u + (bias_mant << bias_exp))
+        s_out = v > (vth << 6)
+        v = v - subtract where s_out
+
+    ``delayed``: what is subtracted is taken from the v of the next step instead, before its clip, undecayed.
+
+    Args:
+        shape: (n,).
+        du, dv: decays in 1 / 4096; -1 to 4095 and 0 to 4096.
+        vth, bias_mant, subtract: integers or arrays (n,); ``subtract`` in units of v.
+        bias_exp: shift of all biases.
+        delayed: when to subtract.
+        reset_interval, reset_offset: u, v and what is left to subtract are 0 before steps (counted from 1) with
+            ``step % reset_interval == reset_offset % reset_interval``; interval 0 never resets.
+    """
+
+    def __init__(self, *, shape, du, dv, vth, bias_mant, bias_exp, subtract, delayed, reset_interval, reset_offset):
+        whole = {"du": du, "dv": dv, "bias_exp": bias_exp, "delayed": delayed}
+        super().__init__(shape=shape, **whole, reset_interval=reset_interval, reset_offset=reset_offset)
+        self.a_in = InPort(shape=shape)
+        self.s_out = OutPort(shape=shape)
+        self.u = Var(shape=shape, init=0)
+        self.v = Var(shape=shape, init=0)
+        self.vth = Var(shape=shape, init=vth)
+        self.bias_mant = Var(shape=shape, init=bias_mant)
+        self.subtract = Var(shape=shape, init=subtract)
