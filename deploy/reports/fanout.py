@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from avsnn.convert.ir.fixed_nodes import FixedConv2d, FixedLinear, HeldCurrent
+from avsnn.convert.ir.kernels import image_shape
 from avsnn.convert.ir.node import Array, Node, Shape
 from avsnn.errors import InputError
 
@@ -32,16 +33,18 @@ def fanout(node: Node, source_shape: Shape) -> tuple[Counts64, Counts64]:
             raise InputError("source does not fit the weight", where=node.name, found=source_shape, limit=weight.shape)
         stored = np.full(source_shape, weight.shape[0], np.int64)
         return stored, np.count_nonzero(weight, axis=0).astype(np.int64).reshape(source_shape)
-    taps_y, taps_x = _taps(connection, source_shape)
+    image = image_shape(source_shape)
+    taps_y, taps_x = _taps(connection, image)
     channels = weight.shape[1] * connection.groups
-    if len(source_shape) != 3 or source_shape[0] != channels or weight.shape[0] % connection.groups:
+    if len(image) != 3 or image[0] != channels or weight.shape[0] % connection.groups:
         raise InputError("source does not fit the weight", where=node.name, found=source_shape, limit=weight.shape)
     per_group = weight.shape[0] // connection.groups
     positions = np.outer(taps_y.sum(1), taps_x.sum(1))
-    stored = np.broadcast_to(per_group * positions, source_shape).astype(np.int64)
+    stored = np.broadcast_to(per_group * positions, image).astype(np.int64)
     grouped = (weight != 0).reshape(connection.groups, per_group, *weight.shape[1:])
     targets = grouped.sum(axis=1, dtype=np.int64).reshape(channels, *weight.shape[2:])  # per source channel and tap
-    return stored, np.einsum("yk,ckl,xl->cyx", taps_y.astype(np.int64), targets, taps_x.astype(np.int64), optimize=True)
+    nonzero = np.einsum("yk,ckl,xl->cyx", taps_y.astype(np.int64), targets, taps_x.astype(np.int64), optimize=True)
+    return stored.reshape(source_shape), nonzero.reshape(source_shape)
 
 
 def reached(node: Node, active: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
@@ -58,6 +61,7 @@ def reached(node: Node, active: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         return (active.reshape(len(active), -1).astype(np.float32) @ mask.T > 0).reshape(-1, *node.shape)
     (ph, pw), (sh, sw), (dh, dw) = connection.padding, connection.stride, connection.dilation
     height, width = node.shape[1:]
+    active = active.reshape(len(active), *image_shape(active.shape[1:]))
     padded = np.pad(active, ((0, 0), (0, 0), (ph, ph), (pw, pw))).astype(np.float32)
     groups = connection.groups
     padded = padded.reshape(len(active), groups, weight.shape[1], *padded.shape[2:])
