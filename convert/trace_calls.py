@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from avsnn.convert.ir import nodes as ir
-from avsnn.convert.trace_site import Made, Site, never, over_time, refuse, size
+from avsnn.convert.trace_site import Made, Never, Site, over_time, refuse, size
 
 
 def flatten(module: object, site: Site) -> Made:
@@ -90,7 +90,7 @@ def unit(module: object, site: Site) -> Made:
     return ir.Unit(**site.common)
 
 
-ranked = never(
+ranked = Never(
     "the answer counts spikes and puts equal counts in order by the evidence: two answers in one",
     remedy="set readout=accumulate; its winner is the same where the current is constant (l2net, audio-snn)",
 )

@@ -14,7 +14,7 @@ from torch import nn
 from avsnn.convert import trace_calls as calls
 from avsnn.convert import trace_products as products
 from avsnn.convert.ir import nodes as ir
-from avsnn.convert.trace_site import Made, Rule, Site, array, never, over_time, pair, refuse
+from avsnn.convert.trace_site import Made, Never, Rule, Site, array, over_time, pair, refuse
 from avsnn.train import attention, norms
 from avsnn.train.layers import DirectCoding, Normalise
 from avsnn.train.models import counting, shaf
@@ -87,13 +87,6 @@ def nothing(module: object, site: Site) -> Made:
     return site.inputs[0]
 
 
-def direct_coding(module: DirectCoding, site: Site) -> Made:
-    """The same value in every step, which is what a value without time means anyway."""
-    if site.lead != 1:
-        raise refuse(site, "repeats what already has time", remedy="leave the second DirectCoding out")
-    return site.inputs[0]
-
-
 MODULE_RULES: dict[type[nn.Module], Rule] = {
     nn.Conv2d: conv2d,
     nn.Linear: linear,
@@ -105,7 +98,7 @@ MODULE_RULES: dict[type[nn.Module], Rule] = {
     nn.Dropout: nothing,
     LIF: lif,
     Normalise: normalise,
-    DirectCoding: direct_coding,
+    DirectCoding: nothing,  # a value without time means the same in every step
     attention.SpikeAttention: products.spike_attention,
     attention.PositionedScores: products.positioned_scores,
     attention.MappedValues: products.mapped_values,
@@ -117,11 +110,11 @@ MODULE_RULES: dict[type[nn.Module], Rule] = {
     norms.LayerNorm: products.layer_norm,
     shaf.Frames: products.frames,
     counting.Unit: calls.unit,
-    shaf.SoftmaxAttention: never(
+    shaf.SoftmaxAttention: Never(
         "a softmax divides by a sum of exponentials, which no neuron computes",
         remedy="attention=spike attends with spikes alone",
     ),
-    nn.ReLU: never("sends numbers, and a chip sends spikes", remedy="use LIF (neuron=lif in spikslc)"),
+    nn.ReLU: Never("sends numbers, and a chip sends spikes", remedy="use LIF (neuron=lif in spikslc)"),
 }
 
 CALL_RULES: dict[object, Rule] = {

@@ -68,13 +68,16 @@ def refuse(site: Site, what: str, *, remedy: str = "") -> TraceError:
     return TraceError(what, where=site.origin, remedy=remedy)
 
 
-def never(what: str, *, remedy: str) -> Rule:
+@dataclass(frozen=True)
+class Never:
     """The rule of what no spiking network on a chip can hold."""
 
-    def rule(module: object, site: Site) -> Made:
-        raise refuse(site, what, remedy=remedy)
+    what: str
+    remedy: str
 
-    return rule
+    def __call__(self, module: object, site: Site) -> Made:
+        """Refuse it."""
+        raise refuse(site, self.what, remedy=self.remedy)
 
 
 def pair(value: Any) -> Pair:

@@ -361,3 +361,162 @@ def test_the_witness_in_float32_may_differ_and_says_so() -> None:
     assert single.outputs["output"].dtype == np.float32
     assert double.outputs["output"].dtype == np.float64
     assert set(single.spikes) == {"lif1", "lif2", "lif3"}
+
+
+class Ends(Wrapped):
+    """Two answers side by side, sums over time, numbers, a norm of vectors and a shape that is read."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        spikes = self.lif(self.conv(self.code(image)))
+        flat = spikes.reshape(spikes.shape[0], spikes.size(1), -1)
+        vector = self.norm(torch.sum(flat, dim=0) * 0.5)
+        left = self.head(2.0 * vector)
+        right = self.other(spikes.mean((3, 4)).sum(0))
+        answer: Tensor = torch.cat((left, torch.add(right, right, alpha=3)), dim=1)
+        return answer
+
+
+def ends() -> Ends:
+    return Ends(
+        code=DirectCoding(3), conv=TimeBatched(nn.Conv2d(2, 2, 3, padding=1)), lif=LIF(), norm=nn.BatchNorm1d(72),
+        head=nn.Linear(72, 3), other=nn.Linear(2, 4),
+    )  # fmt: skip
+
+
+def test_two_answers_and_what_leads_to_them() -> None:
+    module = ends()
+    graph = trace(module, IMAGE)
+    assert kinds(graph) == {
+        "image": "Input", "conv": "Conv2d", "lif": "LIF", "reshape": "Flatten", "sum_1.mean": "MeanTime",
+        "sum_1": "Scale", "mul": "Scale", "norm": "BatchNorm", "mul_1": "Scale", "head": "Linear",
+        "mean": "MeanSpace", "sum_2.mean": "MeanTime", "sum_2": "Scale", "other": "Linear",
+        "add.scaled": "Scale", "add": "Add", "cat": "Concat",
+    }  # fmt: skip
+    assert (graph.outputs, graph["cat"].shape) == (("cat",), (7,))
+    assert [n.gain for n in graph.of(ir.Scale)] == [3.0, 0.5, 2.0, 3.0, 3.0]
+    equal(module, graph, images(0))
+
+
+class Unused(Wrapped):
+    """Neurons and a call without a rule that no answer depends on."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        spikes = self.lif(self.conv(self.code(image)))
+        torch.exp(self.idle(spikes))
+        answer: Tensor = spikes.mean((3, 4)).mean(0)
+        return answer
+
+
+def test_what_no_answer_depends_on_stood_in_the_way() -> None:
+    module = Unused(code=DirectCoding(3), conv=TimeBatched(nn.Conv2d(2, 2, 3, padding=1)), lif=LIF(), idle=LIF())
+    graph = trace(module, IMAGE)
+    assert set(kinds(graph)) == {"image", "conv", "lif", "mean", "mean_1"}
+    assert set(witness(module, images(0)).spikes) == {"lif", "idle"}
+    assert set(witness(module, images(0), graph=graph).spikes) == {"lif"}
+
+
+def over_batch(x: Tensor) -> Tensor:
+    return x.mean((3, 4)).mean(1)
+
+
+def joined_with_time(x: Tensor) -> Tensor:
+    return x.flatten(0, 2).mean((1, 2))
+
+
+def by_size(x: Tensor) -> Tensor:
+    return (x * x.shape[1]).mean((3, 4)).mean(0)
+
+
+def of_two(x: Tensor) -> Tensor:
+    return (x * x).mean((3, 4)).mean(0)
+
+
+def of_two_shapes(x: Tensor) -> Tensor:
+    y = x.mean((3, 4))
+    return (y.mean(0) + torch.cat((y, y), dim=2).mean(0)[:, :2]).sum(1)
+
+
+def summed_over_space(x: Tensor) -> Tensor:
+    return x.sum((3, 4)).mean(0)
+
+
+def reordered(x: Tensor) -> Tensor:
+    return x.reshape(*[3, 2], 4, 18).mean((2, 3)).mean(0)
+
+
+CALLS: dict[str, tuple[Any, str]] = {
+    "mean over samples": (over_batch, "mean_1: (mixes features with time or samples|mean over axes)"),
+    "time among features": (joined_with_time, "flatten: mixes features with time or samples"),
+    "size of a tensor": (by_size, "mul: computes with the size of a tensor"),
+    "product": (of_two, "mul: the product of two activities"),
+    "slice": (of_two_shapes, "getitem: no rule for this call"),
+    "sum over space": (summed_over_space, r"sum_1: sum over axes \[3, 4\]"),
+    "another reshape": (reordered, "reshape: flatten must join all feature axes"),
+}
+
+
+class Calling(Wrapped):
+    def __init__(self, call: Any) -> None:
+        super().__init__(code=DirectCoding(3))
+        self.call = call
+
+    def forward(self, image: Tensor) -> Tensor:
+        answer: Tensor = self.call(self.code(image))
+        return answer
+
+
+@pytest.mark.parametrize("case", CALLS)
+def test_calls_that_no_node_means_are_refused(case: str) -> None:
+    call, message = CALLS[case]
+    with pytest.raises(TraceError, match=message):
+        trace(Calling(call), IMAGE)
+
+
+class Straight(Wrapped):
+    def forward(self, image: Tensor) -> Tensor:
+        answer: Tensor = self.second(self.first(image)).mean((3, 4)).mean(0)
+        return answer
+
+
+TIMES: dict[str, tuple[nn.Module, nn.Module, str]] = {
+    "neurons without time": (LIF(), DirectCoding(3), r"first \(LIF\): needs time"),
+    "time twice": (DirectCoding(3), DirectCoding(3), "second: repeats what already has time"),
+    "steps as samples": (nn.Identity(), TimeBatched(nn.Identity()), "second: TimeBatched takes samples for steps"),
+    "layer without time": (DirectCoding(3), nn.MaxPool2d(2), "second: forward fails on the example inputs"),
+    "wrong sizes": (DirectCoding(3), TimeBatched(nn.Conv2d(7, 2, 1)), "second: forward fails on the example inputs"),
+}
+
+
+@pytest.mark.parametrize("case", TIMES)
+def test_layers_that_take_one_axis_for_another_are_refused(case: str) -> None:
+    first, second, message = TIMES[case]
+    with pytest.raises(TraceError, match=message):
+        trace(Straight(first=first, second=second), IMAGE, timesteps=3)
+
+
+class Vectors(Wrapped):
+    def forward(self, image: Tensor) -> Tensor:
+        answer: Tensor = self.norm(self.code(image).mean((3, 4))).mean(0)
+        return answer
+
+
+def test_a_norm_of_vectors_that_took_steps_for_samples_was_followed() -> None:
+    with pytest.raises(TraceError, match=r"norm: a BatchNorm1d knows no time; wrap it in TimeBatched"):
+        trace(Vectors(code=DirectCoding(3), norm=nn.BatchNorm1d(2)), IMAGE)
+
+
+def test_a_rule_may_make_several_nodes() -> None:
+    def thrice(module: Any, site: Site) -> tuple[ir.Scale, ir.Scale]:
+        first = ir.Scale(**site.before("half"), gain=1.5)
+        return first, ir.Scale(**{**site.common, "inputs": (first.name,)}, gain=2.0)
+
+    class Net(Wrapped):
+        def forward(self, image: Tensor) -> Tensor:
+            answer: Tensor = self.one(self.one(self.code(image))).mean((3, 4)).mean(0)
+            return answer
+
+    graph = trace(Net(code=DirectCoding(2), one=Double()), IMAGE, rules=MODULE_RULES | {Double: thrice})
+    assert list(kinds(graph)) == ["image", "one.half", "one", "one#2.half", "one#2", "mean", "mean_1"]
+    x = images(0)
+    wanted = 9 * x["image"].mean(axis=(2, 3))
+    np.testing.assert_allclose(interpret(graph, x).outputs["mean_1"], wanted, rtol=1e-12)
