@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -63,7 +64,7 @@ class ExactProduct:
         if self.bound >= FLOAT64_EXACT:
             raise DomainError("products exceed what float64 holds", where=node.name, found=self.bound, limit="2^53 - 1")
 
-    @property
+    @cached_property
     def bound(self) -> int:
         """Largest |y| that can occur."""
         return abs(self.node.gain) * _terms(self.node, self.source_shapes, self.timesteps)

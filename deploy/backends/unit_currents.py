@@ -13,8 +13,9 @@ import numpy as np
 from avsnn.convert.ir.fixed_nodes import FixedUnitCurrent
 from avsnn.convert.ir.node import Array, Shape
 from avsnn.convert.ir.products import UNIT_BITS, unit_integers
-from avsnn.deploy.backends.exact_sums import FLOAT64_EXACT
 from avsnn.errors import DomainError
+
+INT64_EXACT = 1 << 63
 
 
 def fits(node: FixedUnitCurrent, sources: tuple[Shape, ...]) -> bool:
@@ -30,12 +31,12 @@ def bound(node: FixedUnitCurrent) -> int:
     """Largest |current| without the gain.
 
     Raises:
-        DomainError: its sums, before they are shifted, could exceed 2^53, where float64 rounds.
+        DomainError: its sums, before they are shifted, could exceed int64.
     """
-    rows = np.abs(node.weight.astype(np.float64)).sum(axis=1) * (1 << UNIT_BITS) + np.abs(node.bias.astype(np.float64))
-    peak = int(rows.max(initial=0.0)) + _half(node)
-    if peak >= FLOAT64_EXACT:
-        raise DomainError("sums exceed what float64 holds", where=node.name, found=peak, limit="2^53 - 1")
+    rows = np.abs(node.weight.astype(object)).sum(axis=1)
+    peak = (int(rows.max()) << UNIT_BITS) + int(np.abs(node.bias.astype(object)).max()) + _half(node)
+    if peak >= INT64_EXACT:
+        raise DomainError("sums exceed what int64 holds", where=node.name, found=peak, limit="2^63 - 1")
     return (peak >> node.shift) + 1  # shifts round down, also what is negative
 
 
@@ -46,8 +47,9 @@ def unit_current(node: FixedUnitCurrent, x: Sequence[Array]) -> Array:
     for spikes, pooled in zip(x, node.pooled, strict=True):
         counts = spikes.sum(axis=(1, *range(4, spikes.ndim)) if pooled else 1, dtype=np.int64)
         parts.append(unit_integers(counts.reshape(windows * streams, -1)))
-    total = np.concatenate(parts, axis=1).astype(np.float64) @ node.weight.T.astype(np.float64)
-    found: Array = (total.astype(np.int64) + node.bias.astype(np.int64) + _half(node)) >> node.shift
+    # Once per window, so integers need not be floats to be fast enough; weights of wide states would not fit in those.
+    total = np.concatenate(parts, axis=1) @ node.weight.T.astype(np.int64) + node.bias.astype(np.int64)
+    found: Array = (total + _half(node)) >> node.shift
     return found.reshape(windows, streams, -1)
 
 

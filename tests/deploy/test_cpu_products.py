@@ -254,8 +254,10 @@ def test_connections_and_populations_know_how_large_a_product_can_be() -> None:
     run = simulate(heavy, inputs)
     assert differences(run, replace(reference.wall_clock(heavy, inputs), spikes={}, states={})) == []
     assert np.abs(run.outputs["out"]).max() > 1 << 25
-    wide = changed(graph, "unit", lambda n: replace(n, weight=n.weight << 30))
-    with pytest.raises(DomainError, match="unit: sums exceed what float64 holds"):
+    wide = changed(graph, "unit", lambda n: replace(n, weight=(n.weight << 30) + 1, bias=n.bias << 30, shift=52))
+    assert differences(simulate(wide, inputs, record="all"), reference.wall_clock(wide, inputs)) == []
+    wide = changed(graph, "unit", lambda n: replace(n, weight=n.weight << 33))
+    with pytest.raises(DomainError, match="unit: sums exceed what int64 holds"):
         simulate(wide, inputs)
     with pytest.raises(DomainError, match="late: u leaves the 24-bit state at sample"):
         simulate(changed(graph, "near", lambda n: replace(n, gain=1 << 17)), inputs)
