@@ -8,6 +8,7 @@ never mixed.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -230,9 +231,10 @@ def _elsewhere(counts: Counts, profile: Profile) -> list[str]:
     graded = any(row.payload_bits for row in counts.synapses)
     if graded and profile.capabilities.get("graded_message") == "refused":
         notes.append(f"this chip has no graded messages ({profile.capability_reasons['graded_message']})")
-    away = [row.name for row in counts.products if profile.capabilities.get(row.ability) in ("host", "refused")]
+    away = Counter(r.ability for r in counts.products if profile.capabilities.get(r.ability) in ("host", "refused"))
     if away:
-        notes.append(f"{len(away)} products of activity do not run on this chip: {', '.join(away)}")
+        kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(away.items()))
+        notes.append(f"products of activity do not run on this chip: {kinds}")
     return notes
 
 

@@ -18,7 +18,7 @@ def render_report(report: Mapping[str, Any], timing: Mapping[str, float], consol
     """Print all sections."""
     meta = report["meta"]
     console.print(Text(f"{meta['name']} for {meta['target']}, {meta['weight_bits']}-bit weights", style="bold"))
-    parts = (_accuracy, _proofs, _populations, _operations, _products, _energy, _capability)
+    parts = (_accuracy, _proofs, _populations, _operations, _products, _energy, _capability, _warnings)
     for part in parts:
         shown = part(report)
         if shown is not None:
@@ -208,6 +208,11 @@ def _capability(report: Mapping[str, Any]) -> RenderableType:
     if microcode:
         lines.append(f"  {microcode} kinds run in Lava, but need neuron programs of their own on silicon")
     return Text("\n".join([f"Capabilities: {answers}", *lines]))
+
+
+def _warnings(report: Mapping[str, Any]) -> RenderableType | None:
+    found = report.get("warnings")  # reports of older bundles have none
+    return Text("\n".join(["Warnings", *(f"  {note}" for note in found)])) if found else None
 
 
 def _timing(timing: Mapping[str, float]) -> RenderableType:

@@ -24,6 +24,7 @@ from avsnn.deploy.reports.latency import first_answer
 from avsnn.train.proportion import PairedDifference, Proportion
 
 SCHEMA = 1
+LOST = 0.5  # of a connection's weights: more zeros than that deserve a look at its scale
 
 
 def build_report(
@@ -69,8 +70,22 @@ def build_report(
             "nodes": [asdict(c) for c in capabilities],
         },
         "counts": counts.to_json(),
+        "warnings": warnings(counts, capabilities),
         "energy": {report.profile: report.to_json() for report in energy},
     }
+
+
+def warnings(counts: Counts, capabilities: Sequence[Capability]) -> list[str]:
+    """What a reader should look at: connections that are mostly zeros, products that no stock process runs."""
+    notes = []
+    for row in counts.synapses:
+        zeros = 1 - row.connections_nonzero / row.connections if row.connections else 0.0
+        if row.role in ("neuron", "readout") and zeros > LOST:
+            notes.append(f"{row.name}: {100 * zeros:.1f} % of its connections have weight 0 after quantising")
+    own = {row.name for row in counts.products}
+    strange = Counter(c.answer for c in capabilities if c.node in own and c.answer != "native")
+    notes += [f"{number} products of activity run on {answer}" for answer, number in sorted(strange.items())]
+    return notes
 
 
 def accuracy_table(labels: Array, answers: Mapping[str, Array], *, data: str) -> dict[str, Any]:

@@ -303,7 +303,7 @@ def test_operations_that_nobody_counted_are_unpriced_too() -> None:
 
 def test_a_chip_that_leaves_products_to_the_host_says_so() -> None:
     notes = price(with_products(), load_profile("loihi1")).warnings
-    assert "1 products of activity do not run on this chip: att" in notes
+    assert "products of activity do not run on this chip: 1 attention" in notes
     counts = with_products()
     wide = replace(counts, synapses=(replace(counts.synapses[0], payload_bits=5),))
     assert "this chip has no graded messages (messages are spikes)" in price(wide, load_profile("loihi1")).warnings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,11 @@ from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Node
 from avsnn.convert.passes.schedule import depth, schedule
 from avsnn.deploy.capability import capabilities
+from avsnn.deploy.executions import execute_all
 from avsnn.deploy.reports.counts import count
 from avsnn.deploy.reports.energy import price
 from avsnn.deploy.reports.render import render_report
-from avsnn.deploy.reports.report import build_report
+from avsnn.deploy.reports.report import build_report, warnings
 from avsnn.hw_profiles.profile import load_profile
 
 SHAPE = (4, 3)
@@ -97,13 +98,33 @@ def test_windows_of_the_path_explain_the_first_answer(report: dict[str, Any]) ->
 
 def test_the_report_is_json_and_an_old_one_without_products_is_shown(report: dict[str, Any]) -> None:
     old = json.loads(json.dumps(report))
-    del old["first_answer"], old["counts"]["products"]
+    del old["first_answer"], old["counts"]["products"], old["warnings"]
     for need in old["capabilities"]["nodes"]:
         del need["reason"]
     text = shown(old)
     assert "Products of activity" not in text
     assert "non-causal" not in text
     assert "attention on microcode: over_tokens\n" in text
+
+
+def test_a_connection_that_quantising_emptied_is_named() -> None:
+    graph, _ = schedule(network(), delay_steps_max=62)
+    x = (np.random.default_rng(6).random((4, 1, *SHAPE)) < 0.4).astype(np.int64)
+    sparse = np.zeros((12, 12), np.int64)
+    sparse[0] = 2
+    empty = [
+        replace(n, weight_mant=sparse) if isinstance(n, ir.Synapse) and n.name == "head.conv" else n for n in graph
+    ]
+    counts = count(graph.with_nodes(empty), {"x": x, **wall_clock(graph, {"x": x}).spikes})
+    assert warnings(counts, ()) == ["head.conv: 91.7 % of its connections have weight 0 after quantising"]
+
+
+def test_executions_keep_the_events_that_went_in_so_that_they_can_be_counted() -> None:
+    graph, _ = schedule(network(), delay_steps_max=62)
+    x = (np.random.default_rng(6).random((4, 2, *SHAPE)) < 0.4).astype(np.int64)
+    done = execute_all(graph, {"x": x}, data="random", lava=None)
+    counts = count(graph, {**done.inputs, **done.activity.spikes}, driven=True)
+    assert next(row.events for row in counts.synapses if row.name == "q.conv") == int(x.sum())
 
 
 def test_what_was_not_counted_is_not_shown_as_zero(report: dict[str, Any]) -> None:
