@@ -85,3 +85,33 @@ def test_a_layer_that_is_itself_an_answer_was_changed() -> None:
     folded = fold_backward(graph)
     assert folded.outputs == ("c", "n")
     same(folded, graph, 0)
+
+
+@given(SEEDS, st.booleans(), st.lists(st.sampled_from(["c", "d"]), min_size=1, max_size=4))
+def test_a_norm_or_gain_behind_a_sum_folds_into_every_layer_of_it(seed: int, gain: bool, read: list[str]) -> None:
+    """The shift must come once, however often a layer is added."""
+    rng = np.random.default_rng(seed)
+    other = ir.Conv2d(
+        name="d", inputs=("x",), shape=SHAPE, weight=rng.normal(size=(4, 4, 1, 1)), bias=rng.normal(size=SHAPE)
+    )
+    total = ir.Add(name="sum", inputs=tuple(read), shape=SHAPE)
+    scale = ir.Scale(name="g", inputs=("sum",), shape=SHAPE, gain=-1.5)
+    late: list[Node] = [scale, batch_norm(rng, "n", "g")] if gain else [batch_norm(rng, "n", "sum")]
+    graph = graph_of(layer(rng, rng.normal(size=4)), other, total, *late)
+    graph = graph.with_nodes(graph.nodes)
+    folded = fold_backward(graph)
+    assert {node.kind for node in folded} == {"Input", "Conv2d", "Add"}
+    assert folded.outputs == ("sum",)
+    same(folded, graph, seed)
+    assert fold_backward(folded) is folded
+
+
+def test_a_norm_behind_a_sum_stays_where_something_else_reads_a_part() -> None:
+    rng = np.random.default_rng(0)
+    total = ir.Add(name="sum", inputs=("c", "x"), shape=SHAPE)
+    graph = graph_of(layer(rng, np.zeros(4)), total, batch_norm(rng, "n", "sum"))
+    assert fold_backward(graph) is graph  # the input has no weights
+    both = ir.Add(name="both", inputs=("n", "c"), shape=SHAPE)
+    total = ir.Add(name="sum", inputs=("c", "c"), shape=SHAPE)
+    graph = graph_of(layer(rng, np.zeros(4)), total, batch_norm(rng, "n", "sum"), both)
+    assert fold_backward(graph) is graph

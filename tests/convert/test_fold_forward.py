@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -141,4 +143,106 @@ def test_a_norm_that_others_read_stays_for_them() -> None:
     folded, x = fold_forward(graph), rng.uniform(-1, 1, size=(2, *shape))
     assert folded["c"].inputs == ("x",)
     assert folded["a"].inputs == ("c", "n")
+    np.testing.assert_allclose(outputs(folded, x), outputs(graph, x), rtol=0, atol=ATOL)
+
+
+# What may stand between the norm and the layer, and around it.
+
+
+def dense(rng: np.random.Generator, source: str, width: int, name: str = "out") -> ir.Linear:
+    return ir.Linear(
+        name=name, inputs=(source,), shape=(3,), weight=rng.normal(size=(3, width)), bias=rng.normal(size=3)
+    )
+
+
+def conv3(rng: np.random.Generator, source: str, channels: int, groups: int = 1) -> ir.Conv2d:
+    weight = rng.normal(size=(4, channels // groups, 3, 3))
+    return ir.Conv2d(
+        name="out", inputs=(source,), shape=(4, 3, 5), weight=weight, bias=rng.normal(size=4), padding=(1, 1),
+        groups=groups,
+    )  # fmt: skip
+
+
+A, B = (4, 3, 5), (2, 3, 5)
+BETWEEN: dict[str, Callable[[np.random.Generator], list[Node]]] = {
+    "norm of joined channels": lambda rng: [
+        ir.Concat(name="cat", inputs=("x", "half"), shape=(6, 3, 5)),
+        norm(rng, "BatchNorm", "n", "cat", (6, 3, 5)),
+        conv3(rng, "n", 6, groups=2),
+    ],
+    "joined norms": lambda rng: [
+        norm(rng, "BatchNorm", "n", "x", A),
+        ir.Concat(name="cat", inputs=("n", "half", "n"), shape=(10, 3, 5)),
+        conv3(rng, "cat", 10),
+    ],
+    "joined norms, flat": lambda rng: [
+        norm(rng, "BatchNorm", "n", "x", A),
+        ir.Flatten(name="f1", inputs=("n",), shape=(60,)),
+        ir.Flatten(name="f2", inputs=("half",), shape=(30,)),
+        ir.Concat(name="cat", inputs=("f1", "f2"), shape=(90,)),
+        norm(rng, "BatchNorm", "m", "cat", (90,)),
+        dense(rng, "m", 90),
+    ],
+    "flatten": lambda rng: [
+        norm(rng, "BatchNorm", "n", "x", A),
+        ir.Flatten(name="flat", inputs=("n",), shape=(60,)),
+        dense(rng, "flat", 60),
+    ],
+    "another order": lambda rng: [
+        norm(rng, "BatchNorm", "n", "x", A),
+        ir.Permute(name="turned", inputs=("n",), shape=(15, 4), axes=(1, 2, 0)),
+        dense(rng, "turned", 60),
+    ],
+    "mean over tokens": lambda rng: [
+        norm(rng, "BatchNorm", "n", "x", A),
+        ir.MeanSpace(name="mean", inputs=("n",), shape=(4,)),
+        dense(rng, "mean", 4),
+    ],
+    "a sum with what has no norm": lambda rng: [
+        norm(rng, "BatchNorm", "n", "x", A),
+        ir.Scale(name="g", inputs=("n",), shape=A, gain=-0.5),
+        ir.Add(name="sum", inputs=("x", "g", "n", "x"), shape=A),
+        conv3(rng, "sum", 4, groups=2),
+    ],
+}
+
+
+@given(SEEDS, st.sampled_from(sorted(BETWEEN)))
+def test_a_norm_folds_through_sums_joined_channels_means_and_orders(seed: int, kind: str) -> None:
+    rng = np.random.default_rng(seed)
+    half = ir.Conv2d(name="half", inputs=("x",), shape=B, weight=rng.normal(size=(2, 4, 1, 1)), bias=np.zeros(2))
+    spikes = ir.LIF(name="s", inputs=("half",), shape=B, decay=0.5, gain=0.5, threshold=0.5)
+    nodes = [replace(n, inputs=tuple("s" if i == "half" else i for i in n.inputs)) for n in BETWEEN[kind](rng)]
+    graph = graph_of(ir.Input(name="x", shape=A, low=-2.0, high=2.0), half, spikes, *nodes)
+    text, folded, x = render(graph), fold_forward(graph), rng.uniform(-2, 2, size=(2, *A))
+    assert {node.kind for node in folded} <= {"Input", "Conv2d", "Linear", "LIF", "Add", "Flatten"}
+    np.testing.assert_allclose(outputs(folded, x), outputs(graph, x), rtol=0, atol=ATOL)
+    assert render(graph) == text
+    assert fold_forward(folded) is folded
+    late = [n for n in folded if isinstance(n, ir.Conv2d | ir.Linear)][-1]
+    wrong = replace(folded, nodes=tuple(replace(n, bias=n.bias + 0.1) if n is late else n for n in folded))
+    assert np.abs(outputs(wrong, x) - outputs(graph, x)).max() > 1e-3
+
+
+@given(SEEDS, pairs(1, 3), pairs(1, 2), st.sampled_from(["positive", "mixed", "zero"]))
+def test_a_maximum_behind_a_norm_of_spikes_goes_before_it(
+    seed: int, kernel: tuple[int, int], stride: tuple[int, int], signs: str
+) -> None:
+    """Where the gain is negative the maximum is where no neuron of the window fires: an AND."""
+    rng = np.random.default_rng(seed)
+    shape, pad = (3, 5, 6), (kernel[0] // 2, kernel[1] // 2)
+    spikes = ir.LIF(name="s", inputs=("x",), shape=shape, decay=0.5, gain=0.5, threshold=0.2)
+    late = norm(rng, "BatchNorm", "n", "s", shape)
+    assert isinstance(late, ir.BatchNorm)
+    gamma = {"positive": np.abs(late.gamma), "mixed": late.gamma, "zero": np.abs(late.gamma) * [1, 0, 1]}[signs]
+    rows, columns = conv_size(shape[1:], kernel, stride, pad)
+    pool = ir.MaxPool2d(name="pool", inputs=("n",), shape=(3, rows, columns), kernel=kernel, stride=stride, padding=pad)
+    layer = ir.Conv2d(
+        name="c", inputs=("pool",), shape=pool.shape, weight=rng.normal(size=(3, 3, 1, 1)), bias=np.zeros(3)
+    )
+    late = replace(late, gamma=gamma)
+    graph = graph_of(ir.Input(name="x", shape=shape), spikes, late, pool, layer)
+    folded, x = fold_forward(graph), rng.uniform(0, 1, size=(4, *shape))
+    assert not folded.of(ir.BatchNorm)
+    assert bool(folded.of(ir.MaxPool2d)) == bool((gamma >= 0).all())
     np.testing.assert_allclose(outputs(folded, x), outputs(graph, x), rtol=0, atol=ATOL)
