@@ -170,11 +170,11 @@ def test_mistakes_end_with_one_clear_line(
     assert not (tmp_path / "new").exists()
 
 
-def test_directions_are_trained_measured_and_refused_for_now_by_the_compiler(
+def test_directions_are_trained_and_measured_and_an_ordinary_network_is_refused_by_the_compiler(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sizes = ["--pairs", "16", "--val-pairs", "4", "--batch", "8", "--epochs", "1", "--schedule", "constant"]
-    assert main(["train", "spikslc", "--data", "sloclas-sim", *sizes, "--out", str(tmp_path / "run"), "--json"]) == 0
+    assert main(["train", "slc-net", "--data", "sloclas-sim", *sizes, "--out", str(tmp_path / "run"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
     assert {"val_mae_deg", "val_doa_accuracy", "val_joint", "dead"} <= row.keys()
