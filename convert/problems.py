@@ -11,7 +11,7 @@ from typing import Any
 
 from avsnn.errors import AvsnnError
 
-_NOT_THE_USERS = ("torch.", "avsnn.convert.")  # modules whose frames are not where the user wrote a call
+_NOT_THE_USERS = ("torch.", "avsnn.convert.", "avsnn.train.layers.")  # modules whose frames are not where the user wrote a call
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +58,24 @@ def calling_line() -> str:
     """Where the user's own code made the call that is now being traced: the innermost frame that is theirs."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        name = str(frame.f_globals.get("__name__", ""))
-        if not name.startswith(_NOT_THE_USERS) and name != "torch":
+        if _is_the_users(frame):
             return _shown(frame.f_code.co_filename, frame.f_lineno, frame.f_globals)
         frame = frame.f_back
     return ""
+
+
+def failing_line(error: BaseException) -> str:
+    """Where in the user's own code an error (or what caused it) arose; empty if nowhere."""
+    found, walk = "", (error.__cause__ or error).__traceback__
+    while walk is not None:
+        if _is_the_users(walk.tb_frame) and walk.tb_frame.f_code.co_name == "forward":
+            found = _shown(walk.tb_frame.f_code.co_filename, walk.tb_lineno, walk.tb_frame.f_globals)
+        walk = walk.tb_next
+    return found
+
+
+def _is_the_users(frame: FrameType) -> bool:
+    return not f"{frame.f_globals.get('__name__', '')}.".startswith(_NOT_THE_USERS)
 
 
 def _shown(file: str, number: int, namespace: dict[str, Any]) -> str:

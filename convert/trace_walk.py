@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from avsnn.convert.advice import called
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.node import Node
 from avsnn.convert.problems import Problem
@@ -138,7 +139,9 @@ class Walker(fx.Interpreter):
         name = f"{base}?{len(self.problems) + 1}"
         inputs = tuple(self.names[s] for s in sources)
         shape = tuple(result.shape[lead:]) if isinstance(result, torch.Tensor) else ()
-        origin = f"{base} ({type(self.owner.get_submodule(base)).__name__})" if n.op == "call_module" else base
+        child = self.owner.get_submodule(base) if n.op == "call_module" else None
+        child = child.module if isinstance(child, TimeBatched) else child
+        origin = base if child is None else f"{base} ({type(child).__name__})"
         self.problems.append(Problem.of(error, line=n.meta.get("line", ""), node=name))
         self.built.append(Node(name=name, inputs=inputs, shape=shape, origin=origin))
         return name
@@ -148,7 +151,7 @@ class Walker(fx.Interpreter):
             return _module_rule(child, base, self.rules)
         if n.target in CALL_RULES:
             return CALL_RULES[n.target]
-        raise TraceError("no rule for this call", where=base, found=str(n.target))
+        raise TraceError("no rule for this call", where=base, found=called(n.target))
 
     def _site(
         self,

@@ -40,6 +40,7 @@ class Survey:
         refusal: why there is no answer to read, if that is so.
         nodes: all nodes in topological order; a plain `Node` stands in for each problem.
         lines: node name to the line of ``forward`` that calls it.
+        timesteps: T.
     """
 
     graph: Graph | None
@@ -47,6 +48,7 @@ class Survey:
     refusal: TraceError | None
     nodes: tuple[Node, ...]
     lines: Mapping[str, str]
+    timesteps: int
 
 
 def trace(
@@ -116,6 +118,7 @@ def survey(
         refusal=walker.refusal,
         nodes=tuple(walker.built),
         lines=walker.lines,
+        timesteps=T,
     )
 
 

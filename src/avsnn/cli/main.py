@@ -25,7 +25,7 @@ from avsnn.errors import AvsnnError
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED = 130
 ONCE_S = 10.0  # seconds for which a second Ctrl-C is ignored, so that the first one can clean up
-COMMANDS = ("train", "convert", "run", "report", "diff", "data", "lava", "profiles")
+COMMANDS = ("train", "convert", "run", "report", "check", "diff", "data", "lava", "profiles")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,6 +84,7 @@ _HELP = {
     "convert": "checkpoint to a proved, runnable, priced bundle",
     "run": "run a bundle on inputs",
     "report": "show the report of a bundle",
+    "check": "list everything in a network that keeps it from a target, or might",
     "diff": "find the first place where two bundles, stages or back ends differ",
     "data": "list, describe and make embedded data",
     "lava": "install and check the Lava environment",

@@ -1,0 +1,144 @@
+"""What converts, but may not do what the user expects; and a few things that surely do not convert, found early."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from avsnn.convert.ir import nodes as ir
+from avsnn.convert.ir.graph import Graph
+from avsnn.convert.ir.interpreter import interpret
+from avsnn.convert.ir.node import Array, Node
+from avsnn.convert.passes.integer_formats import FRACTION_BITS, Target
+from avsnn.convert.passes.quantise import MIN_THRESHOLD, Scale
+
+EXACT_DECAYS = (0.0, 0.5, 1.0)  # halving is exact as long as v has fractional bits; others round in every step
+UNITY = 4096  # decays are stored as multiples of 1/4096
+LOST_WEIGHTS = 0.25  # share of weights that may become 0
+CHANGED_SPIKES = 0.02  # share of spikes that quantising may change
+_EXTRA_BITS = {"hard": 0, "subtract": 1, "subtract_delayed": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Risk:
+    """One finding about a node.
+
+    Attributes:
+        node: its name.
+        reason: what may go wrong.
+        suggestion: what to do about it.
+        surely: it will go wrong: no bundle.
+    """
+
+    node: str
+    reason: str
+    suggestion: str = ""
+    surely: bool = False
+
+
+def layer_risks(nodes: Iterable[Node], timesteps: int) -> Iterator[Risk]:
+    """What shapes and switches alone show; works on networks that have no graph yet."""
+    table = {node.name: node for node in nodes}
+    for node in table.values():
+        match node:
+            case ir.LIF():
+                yield from _neuron(node, timesteps)
+            case ir.MaxPool2d() if not _reads_spikes(node, table):
+                what = "a maximum over values that are no spikes; over spikes it is an OR of the window"
+                yield Risk(node=node.name, reason=what, suggestion="pool after the neurons, or average", surely=True)
+            case ir.Attention() if node.over == "time":
+                yield _window(node, timesteps, "attention over time")
+            case ir.ProductOfMeans():
+                yield _window(node, timesteps, "a mean over the window")
+            case ir.MeanTime() if any(isinstance(table[r], ir.LIF) for r in _ahead(node, table)):
+                yield _window(node, timesteps, "a mean over time that neurons read")
+            case _:
+                pass
+
+
+def _window(node: Node, timesteps: int, what: str) -> Risk:
+    reason = f"{what} needs the whole window: what reads it waits {timesteps} steps, and its other inputs with it"
+    return Risk(node=node.name, reason=reason, suggestion="attend over space, or accept the latency")
+
+
+def _neuron(node: ir.LIF, timesteps: int) -> Iterator[Risk]:
+    if node.decay not in EXACT_DECAYS:
+        stored = round(node.decay * UNITY) / UNITY
+        kept = "" if stored == node.decay else f"{node.decay:g} is stored as {stored:.6f}, and "
+        reason = f"{kept}v is rounded toward zero in every step"
+        yield Risk(node=node.name, reason=reason, suggestion="a decay of 0.5 (tau=2) is exact; see its disagreement")
+    elif node.decay == 0.5 and not node.strict:
+        exact = FRACTION_BITS + 1 - _EXTRA_BITS.get(node.reset, 0)
+        if timesteps > exact:
+            reason = (
+                f"a current that meets the threshold exactly (>=) is told apart for {exact} steps, T is {timesteps}"
+            )
+            yield Risk(node=node.name, reason=reason, suggestion="fewer steps, or strict=True when training")
+
+
+def _reads_spikes(node: Node, table: Mapping[str, Node]) -> bool:
+    """Whether what it reads are the spikes of one population (or something unknown, of which nobody can tell)."""
+    source = table[node.inputs[0]]
+    if isinstance(source, ir.Flatten | ir.Permute | ir.MaxPool2d):
+        return _reads_spikes(source, table)
+    return isinstance(source, ir.LIF) or type(source) is Node
+
+
+def _ahead(node: Node, table: Mapping[str, Node]) -> list[str]:
+    """Everything that depends on ``node``."""
+    found = {node.name}
+    for each in table.values():
+        if found & set(each.inputs):
+            found.add(each.name)
+    return [name for name in found if name != node.name]
+
+
+def silence(graph: Graph, calibration: Mapping[str, Array]) -> Iterator[Risk]:
+    """Populations that never fire on the calibration data: nothing is learnt about them there."""
+    done = interpret(graph, calibration)
+    samples = next((s.shape[1] for s in done.spikes.values()), 0)
+    for name, spikes in done.spikes.items():
+        if not spikes.any():
+            reason = f"never fires on {samples} calibration samples, so its scale is chosen without any spike of it"
+            yield Risk(node=name, reason=reason, suggestion="more or other samples; or it died in training")
+
+
+def weight_risks(folded: Graph, target: Target) -> Iterator[Risk]:
+    """Connections of which much would be rounded to nothing."""
+    for node in folded:
+        if not isinstance(node, ir.Conv2d | ir.Linear):
+            continue
+        size = np.abs(node.weight.astype(np.float64))
+        largest = float(size.max(initial=0.0))
+        if largest == 0.0:
+            yield Risk(node=node.name, reason="all weights are 0", suggestion="leave the layer out")
+            continue
+        half = largest / 2**target.weight_bits
+        lost = float(((size > 0) & (size < half)).sum() / max(1, (size > 0).sum()))
+        rows = size.reshape(len(size), -1).max(axis=1)
+        dead = int(((rows > 0) & (rows < half)).sum())
+        suggestion = "prune or clip its largest weights when training; one layer has one exponent"
+        if dead:
+            reason = f"{dead} of {len(rows)} output channels have weights below {largest:.3g} / {2**target.weight_bits}"
+            yield Risk(node=node.name, reason=f"{reason}, so all of them become 0", suggestion=suggestion)
+        elif lost > LOST_WEIGHTS:
+            reason = f"{100 * lost:.0f} % of its weights are below {largest:.3g} / {2**target.weight_bits} and become 0"
+            yield Risk(node=node.name, reason=reason, suggestion=suggestion)
+
+
+def integer_risks(folded: Graph, scales: Iterable[Scale], target: Target) -> Iterator[Risk]:
+    """Populations whose integers say little: few levels below the threshold, or many spikes that differ."""
+    for scale in scales:
+        node = folded.by_name.get(scale.population)
+        if not isinstance(node, ir.LIF):
+            continue
+        levels = float(np.min(node.threshold)) / (node.gain or 1.0) * scale.scale
+        if levels < MIN_THRESHOLD:
+            reason = f"its currents are so large that the threshold is only {levels:.0f} integers above 0"
+            suggestion = "shrink biases and weights, or a higher threshold, when training"
+            yield Risk(node=node.name, reason=reason, suggestion=suggestion)
+        if scale.disagreement > CHANGED_SPIKES:
+            reason = f"quantising changes {100 * scale.disagreement:.1f} % of its spikes on calibration data"
+            yield Risk(node=node.name, reason=reason, suggestion="more weight bits, or train with quantised weights")

@@ -1,0 +1,107 @@
+"""`avsnn check` on a checkpoint and on a module of the user's own: table, JSON, exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli.conftest import Command
+
+NETWORK = """
+import torch
+from torch import nn
+from avsnn.train.layers import DirectCoding, TimeBatched
+from avsnn.train.neurons import LIF
+
+class Net(nn.Module):
+    def __init__(self, steps):
+        super().__init__()
+        torch.manual_seed(0)
+        self.code = DirectCoding(4) if steps else nn.Identity()
+        self.conv = TimeBatched(nn.Conv2d(1, 4, 3))
+        self.act = nn.GELU() if steps else nn.Identity()
+        self.lif = LIF()
+        self.head = nn.Linear(4, 2)
+    def forward(self, image):
+        x = self.lif(self.act(self.conv(self.code(image))))
+        return self.head(x.mean((3, 4)).mean(0))
+
+def direct():
+    return Net(True)
+
+def events():
+    return Net(False)
+"""
+
+
+@pytest.fixture
+def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "usernet.py").write_text(NETWORK)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return "usernet"
+
+
+def test_a_checkpoint_that_converts(avsnn: Command, checkpoint: Path) -> None:
+    code, out, err = avsnn("check", checkpoint, "--json")
+    result = json.loads(out)
+    assert (code, err) == (0, "")
+    assert result["convertible"]
+    assert result["reached"] == "target"
+    assert result["populations"] > 5
+    code, out, _ = avsnn("check", checkpoint, "--target", "cpu")
+    assert code == 0
+    assert out.splitlines()[-1].startswith("scmrl for cpu: converts, ")
+
+
+def test_a_module_with_an_unsupported_layer(avsnn: Command, network: str) -> None:
+    code, out, err = avsnn("check", f"{network}:direct", "--input", "image=1x6x6", "--json")
+    result = json.loads(out)
+    assert (code, err) == (2, "")
+    (entry,) = (e for e in result["entries"] if e["severity"] == "unsupported")
+    assert entry["where"] == "act (GELU)"
+    assert entry["line"] == "usernet.py:17: x = self.lif(self.act(self.conv(self.code(image))))"
+    assert entry["neurons"] == 1.0
+    code, out, _ = avsnn("check", f"{network}:direct", "--input", "image=1,6,6")
+    assert code == 2
+    assert "usernet.py:17" in out
+    assert f"{network}:direct for loihi2: 1 unsupported" in out
+
+
+def test_sequences_and_calibration_data(avsnn: Command, network: str, tmp_path: Path) -> None:
+    steps = ("--sequence", "image", "--timesteps", "3")
+    code, out, _ = avsnn("check", f"{network}:events", "--input", "image=1,6,6", *steps, "--json")
+    assert code == 0
+    assert json.loads(out)["reached"] == "target"
+    np.savez(tmp_path / "zeros.npz", image=np.zeros((3, 5, 1, 6, 6)))
+    code, out, _ = avsnn(
+        "check", f"{network}:events", "--calibration", tmp_path / "zeros.npz", "--sequence", "image", "--json"
+    )
+    assert code == 0
+    assert any("never fires on 5 calibration samples" in e["reason"] for e in json.loads(out)["entries"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("usernet:direct",), "a module needs example inputs"),
+        (("usernet:direct", "--input", "image"), "not of the form NAME=SHAPE, found image"),
+        (("usernet:direct", "--input", "image=1,0,6"), "not of the form NAME=SHAPE"),
+        (("usernet:direct", "--input", "picture=1,6,6"), "named by forward's parameters"),
+        (("usernet:nobody", "--input", "image=1,6,6"), "MODEL: the factory cannot be called"),
+        (("usernet:events", "--input", "image=1,6,6", "--sequence", "image"), "pass --timesteps T"),
+        (("usernet:events", "--input", "image=1,6,6", "--sequence", "sound"), "--sequence: no such input"),
+        (("missing.pt",), "missing.pt: "),
+        (("{checkpoint}", "--timesteps", "3"), "a checkpoint has its own"),
+    ],
+)
+def test_what_cannot_be_checked_is_one_line(
+    avsnn: Command, network: str, checkpoint: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    code, out, err = avsnn("check", *(each.format(checkpoint=checkpoint) for each in arguments))
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
