@@ -88,7 +88,7 @@ def lower(graph: Graph) -> tuple[dict[str, Any], dict[str, Array]]:
                 table, row = "synapses", _synapse(graph, node, arrays)
             case fixed.Product():
                 _sources(graph, node, (fixed.FixedLIF,))
-                table, row = "products", product_row(graph, node)
+                table, row = "products", product_row(graph, node, arrays.add)
             case fixed.FixedLIF():
                 table, row = "populations", _population(graph, node, arrays)
             case fixed.FixedReadout():

@@ -116,7 +116,8 @@ class Network:
         from products.process import KINDS
 
         timing = {name: row[name] for name in ("gain", "delays", "window", "start")}
-        process = self.add(KINDS[row["kind"]](**row["sizes"], **timing))
+        arrays = {argument: self.arrays[name] for argument, name in row.get("arrays", {}).items()}
+        process = self.add(KINDS[row["kind"]](**row["sizes"], **timing, **arrays))
         for factor, source in zip(process.FACTORS, row["inputs"], strict=True):
             self.sources[source].connect(getattr(process, factor))
         self.sources[row["name"]] = process.out

@@ -1,5 +1,6 @@
 """What the products do in each step on the CPU: int64 inside; the export made sure that results fit int32 messages."""
 
+import math
 from collections import deque
 
 import numpy as np
@@ -10,7 +11,17 @@ from lava.magma.core.model.py.type import LavaPyType
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
-from products.process import AttentionMap, MappedValues, ProductOfSums, SpaceAttention, TimeAttention
+from products.process import (
+    AttentionMap,
+    MappedValues,
+    PairedUnitCurrent,
+    ProductOfSums,
+    SpaceAttention,
+    TimeAttention,
+    UnitCurrent,
+)
+
+UNIT = 2**15  # an integer that stands for 1.0 in a vector of length 1
 
 
 class Windows(PyLoihiProcessModel):
@@ -160,3 +171,57 @@ class PyProductOfSumsModel(Windows):
         heard = x.reshape(len(x), self.proc_params["channels"], -1).sum(axis=2)  # (window, channels)
         seen = y.sum(axis=0).reshape(self.proc_params["channels"], -1)  # (channels, tokens)
         return heard[:, :, None] * seen[None]
+
+
+class UnitCurrents(Windows):
+    """Counts of a window to one current; the only arithmetic here that is not of integers is a root and a division."""
+
+    def form(self, *windows):
+        """Whole windows to the current of the next one, the same in every step."""
+        given = self.proc_params
+        total = given["bias"].astype(np.int64)
+        taken = 0
+        for spikes, summed in zip(windows, given["summed"], strict=True):
+            vector = of_length_one(spikes.sum(axis=0).reshape(-1, summed).sum(axis=1))
+            weight = given["weight"][:, taken : taken + len(vector)].astype(np.int64)
+            total = total + (weight * vector).sum(axis=1)
+            taken += len(vector)
+        half = 2 ** given["shift"] // 2
+        return np.broadcast_to((total + half) // 2 ** given["shift"], self._formed.shape)  # // rounds down, as >> does
+
+
+def of_length_one(counts):
+    """``rint(2^15 z / |z|)``: Python's root and division are correctly rounded, and so is the sum under the root."""
+    length = math.sqrt(sum(int(count) ** 2 for count in counts))
+    if length == 0:
+        return np.zeros(len(counts), dtype=np.int64)
+    return np.array([round(int(count) * UNIT / length) for count in counts], dtype=np.int64)  # halves to even
+
+
+@implements(proc=UnitCurrent, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyUnitCurrentModel(UnitCurrents):
+    """One population."""
+
+    x: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+    def run_spk(self):
+        """One step."""
+        self.exchange(self.x)
+
+
+@implements(proc=PairedUnitCurrent, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyPairedUnitCurrentModel(UnitCurrents):
+    """Two populations."""
+
+    x: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    y: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+    def run_spk(self):
+        """One step."""
+        self.exchange(self.x, self.y)

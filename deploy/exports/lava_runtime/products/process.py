@@ -1,4 +1,4 @@
-"""Lava Processes for products of activity with activity, which no stock Process forms.
+"""Lava Processes for products of activity with activity, and for norms of counts, which no stock Process forms.
 
 A message holds one integer per neuron, flattened in (channel, token) order; that of a map in (head, query, key) order.
 D channels are split into heads of ``d = D / heads`` consecutive ones. Steps are wall-clock steps, counted from 0.
@@ -81,4 +81,32 @@ class ProductOfSums(Product):
         super().__init__(sizes=(channels * tokens,) * 3, channels=channels, **common)
 
 
-KINDS = {kind.__name__: kind for kind in (SpaceAttention, TimeAttention, AttentionMap, MappedValues, ProductOfSums)}
+class UnitCurrent(Product):
+    """The host's share of a network that joins vectors of length 1: a current held for a window, from spike counts.
+
+    ``z = sum_s x[s]`` over the steps of a window, ``e = rint(2^15 z / |z|)`` (0 of nothing but zeros),
+    ``out = gain ((weight e + bias + half) >> shift)``, ``half = 2^(shift - 1)``, or 0 where shift is 0.
+
+    Args:
+        lengths: neurons of each factor.
+        summed: for each factor, how many neurons in a row have one count together: 1, or all tokens of a channel.
+        weight: integers (n, counts of all factors, one factor after the other).
+        bias: integers (n,).
+        shift: bits.
+    """
+
+    FACTORS = ("x",)
+
+    def __init__(self, *, lengths, summed, shift, weight, bias, **common):
+        own = {"summed": summed, "shift": shift, "weight": weight, "bias": bias}
+        super().__init__(sizes=(*lengths, len(bias)), **own, **common)
+
+
+class PairedUnitCurrent(UnitCurrent):
+    """The same of two populations; each vector has length 1."""
+
+    FACTORS = ("x", "y")
+
+
+_ATTENDING = (SpaceAttention, TimeAttention, AttentionMap, MappedValues)
+KINDS = {kind.__name__: kind for kind in (*_ATTENDING, ProductOfSums, UnitCurrent, PairedUnitCurrent)}
