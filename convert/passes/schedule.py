@@ -60,10 +60,9 @@ def schedule(graph: Graph, *, delay_steps_max: int | None) -> tuple[Graph, tuple
             for name, wait in waits.items():
                 synapse = nodes[name]
                 if wait and isinstance(synapse, fixed.Product):
-                    later = offsets[name] + wait
-                    nodes[name] = replace(synapse, delays=tuple(d + wait for d in synapse.delays), offset=later)
-                    offsets[name] = later
-                    inserted.append(Balance(synapse=name, delay=wait, relays=0))
+                    later = _delay_product(graph, nodes, offsets, synapse, wait, node.name)
+                    node = replace(node, inputs=tuple(later if n == name else n for n in node.inputs))
+                    inserted.append(Balance(synapse=later, delay=wait, relays=0))
                 elif wait:
                     if not isinstance(synapse, fixed.Synapse):
                         raise CapabilityError(
@@ -103,6 +102,18 @@ def _delay(nodes: dict[str, Node], offsets: dict[str, int], synapse: fixed.Synap
     del nodes[synapse.name]  # moves behind its relays
     nodes[synapse.name] = replace(synapse, inputs=(source.name,), delay=wait)
     return Balance(synapse=synapse.name, delay=wait, relays=relays)
+
+
+def _delay_product(
+    graph: Graph, nodes: dict[str, Node], offsets: dict[str, int], product: fixed.Product, wait: int, reader: str
+) -> str:
+    """Make ``product`` arrive ``wait`` steps later at ``reader``; what others read as well is computed once more."""
+    alone = len(graph.readers[product.name]) == 1
+    name = product.name if alone else f"{product.name}@{reader}"
+    later = offsets[product.name] + wait
+    nodes[name] = replace(product, name=name, delays=tuple(d + wait for d in product.delays), offset=later)
+    offsets[name] = later
+    return name
 
 
 def _relay(nodes: dict[str, Node], source: Node, name: str, delay: int, offset: int) -> Node:

@@ -16,6 +16,7 @@ from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.fixed_interpreter import logical, to_integers, wall_clock
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret
+from avsnn.convert.ir.node import Node
 from avsnn.convert.passes.integer_formats import Target
 from avsnn.convert.passes.quantise import quantise
 from avsnn.convert.passes.quantise_products import count_scale, misjudged
@@ -40,8 +41,8 @@ def conv(name: str, source: str, rng: np.random.Generator) -> ir.Conv2d:
 def attending(kind: str, seed: int, *, scale: float = 0.5, threshold: float = 1.0) -> Graph:
     """Queries one layer deeper than keys and values, so that the product has to wait for them."""
     rng = np.random.default_rng(seed)
-    nodes: list[ir.Node] = [ir.Input(name="x", shape=SHAPE, coding="sequence", step=1.0)]
-    for name, source in (("deep", "x"), ("q", "deep.lif"), ("k", "x"), ("v", "x")):
+    nodes: list[Node] = [ir.Input(name="x", shape=SHAPE, coding="sequence", step=1.0)]
+    for name, source in (("deep", "x"), ("q", "deep.lif"), ("k", "x"), ("v", "x"))[: 3 if kind == "sums" else 4]:
         nodes += [conv(name, source, rng), lif(f"{name}.lif", name)]
     qkv = ("q.lif", "k.lif", "v.lif")
     last, tokens = "a.lif", SIDE * SIDE
@@ -167,3 +168,32 @@ def test_counts_that_cannot_fit_are_refused() -> None:
     assert isinstance(node, ir.LIF)
     with pytest.raises(QuantizeError, match="counts"):
         count_scale(graph, node, graph["a"], TARGET)
+
+
+def test_attention_that_two_depths_read_is_not_moved_for_both() -> None:
+    """The second reader's wait once moved the product under the first reader."""
+    graph, inputs = attending("time", seed=0), spikes(1, batch=6)
+    whole, _ = quantise(graph, target=TARGET, calibration=inputs)
+    wire = whole["last"]
+    population = whole["a.lif"]
+    assert isinstance(wire, fixed.FixedConv2d)
+    nodes = list(whole.nodes)
+    at = nodes.index(whole["last"]) + 1
+    nodes[at:at] = [
+        replace(wire, name="late.wire"),
+        replace(population, name="late.lif", inputs=("a", "late.wire")),
+    ]
+    out = whole["y"]
+    late = fixed.FixedLinear(
+        name="late.head",
+        inputs=("late.lif",),
+        shape=(3,),
+        weight_mant=np.ones((3, int(np.prod(SHAPE))), dtype=np.int64),
+    )
+    nodes[-1:] = [late, replace(out, inputs=(*out.inputs, "late.head"))]
+    twice = replace(whole, nodes=tuple(nodes))
+    integers = to_integers(twice, inputs)
+    expected, found = logical(twice, integers), wall_clock(schedule(twice, delay_steps_max=62)[0], integers)
+    assert expected.spikes["late.lif"].any()
+    for name, s in expected.spikes.items():
+        assert (found.spikes[name] == s).all(), name
