@@ -108,6 +108,8 @@ class Walker(fx.Interpreter):
         base = str(n.target) if child is not None else n.name
         emits = lead
         try:
+            if not all(isinstance(self.env[s], torch.Tensor) for s in sources):
+                raise TraceError("reads several tensors at once", where=base, remedy="read each by itself")
             if isinstance(child, TimeBatched):
                 rule, child = _module_rule(_unwrapped(child, base, lead), base, self.rules), child.module
             else:
@@ -149,6 +151,9 @@ class Walker(fx.Interpreter):
     def _rule(self, n: fx.Node, child: nn.Module | None, base: str) -> Rule:
         if child is not None:
             return _module_rule(child, base, self.rules)
+        if n.op == "get_attr":
+            what, remedy = "a weight used outside of its layer", "use a layer that has a rule"
+            raise TraceError(what, where=str(n.target), remedy=remedy)
         if n.target in CALL_RULES:
             return CALL_RULES[n.target]
         raise TraceError("no rule for this call", where=base, found=called(n.target))

@@ -89,6 +89,24 @@ MISTAKES: dict[type[Node], tuple[str, dict[str, object]]] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("kind", "case"),
+    [
+        (ir.Attention, "scmrl spatial"),
+        (ir.AttentionMap, "sca random"),
+        (ir.ProductOfMeans, "scmrl without alignment"),
+        (ir.Concat, "spikslc"),
+    ],
+)
+def test_inputs_in_another_order_are_noticed(kind: type[Node], case: str) -> None:
+    module = build(CASES[case])
+    x, spec = inputs(module)
+    graph = trace(module, x, input_spec=spec)
+    node = graph.of(kind)[0]
+    spoiled = swap(graph, node.name, inputs=node.inputs[::-1])
+    assert not agree(witness(module, x, graph=graph), interpret(spoiled, x))
+
+
 @pytest.mark.parametrize("kind", MISTAKES)
 def test_a_mistake_in_each_kind_of_node_is_noticed(kind: type[Node]) -> None:
     case, changes = MISTAKES[kind]

@@ -444,11 +444,16 @@ def reordered(x: Tensor) -> Tensor:
     return x.reshape(*[3, 2], 4, 18).mean((2, 3)).mean(0)
 
 
+def in_parts(x: Tensor) -> Tensor:
+    return torch.cat(x.chunk(2, dim=2), dim=2).mean((3, 4)).mean(0)
+
+
 CALLS: dict[str, tuple[Any, str]] = {
     "mean over samples": (over_batch, "mean_1: (mixes features with time or samples|mean over axes)"),
     "time among features": (joined_with_time, "flatten: mixes features with time or samples"),
     "size of a tensor": (by_size, "mul: computes with the size of a tensor"),
     "product": (of_two, "mul: the product of two activities"),
+    "parts": (in_parts, "(?s)chunk: no rule for this call.*cat: reads several tensors at once"),
     "slice": (of_two_shapes, "getitem: no rule for this call"),
     "sum over space": (summed_over_space, r"sum_1: sum over axes \[3, 4\]"),
     "another reshape": (reordered, "reshape: flatten must join all feature axes"),
@@ -492,6 +497,23 @@ def test_layers_that_take_one_axis_for_another_are_refused(case: str) -> None:
     first, second, message = TIMES[case]
     with pytest.raises(TraceError, match=message):
         trace(Straight(first=first, second=second), IMAGE, timesteps=3)
+
+
+class Weighted(Wrapped):
+    """A weight by the name of a method that has a rule."""
+
+    def __init__(self) -> None:
+        super().__init__(code=DirectCoding(3))
+        self.mean = nn.Parameter(torch.ones(()))
+
+    def forward(self, image: Tensor) -> Tensor:
+        answer: Tensor = (self.code(image) * self.mean).mean((3, 4)).mean(0)
+        return answer
+
+
+def test_a_weight_without_a_layer_is_named() -> None:
+    with pytest.raises(TraceError, match=r"^Weighted: .*\n  mean: a weight used outside of its layer; use a layer"):
+        trace(Weighted(), IMAGE)
 
 
 class Vectors(Wrapped):
