@@ -191,11 +191,13 @@ def _population(node: FixedLIF, graph: Graph, seen: _Seen, driven: bool, times: 
 
 
 def _host(node: HeldCurrent | FixedUnitCurrent, graph: Graph, samples: int) -> HostCount:
-    if isinstance(node, FixedUnitCurrent):
-        macs = node.weight.size + node.weight.shape[1]  # each count is squared once
-    else:
+    if not isinstance(node, FixedUnitCurrent):
         macs = int(fanout(node, graph[node.inputs[0]].shape)[0].sum())
-    return HostCount(name=node.name, macs_per_sample=macs, macs=macs * samples)
+        return HostCount(name=node.name, macs_per_sample=macs, macs=macs * samples)
+    counts = node.weight.shape[1]
+    macs = node.weight.size + counts  # each count is squared once
+    roots, divisions = len(node.pooled) * samples, counts * samples
+    return HostCount(name=node.name, macs_per_sample=macs, macs=macs * samples, roots=roots, divisions=divisions)
 
 
 def _driven(node: FixedLIF, graph: Graph, seen: _Seen) -> int:

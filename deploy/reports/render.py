@@ -123,9 +123,17 @@ def _operations(report: Mapping[str, Any]) -> RenderableType:
         f"SOP stored per sample: {spread['min']:,} to {spread['max']:,}, median {spread['median']:,}" + _graded(counts),
         f"neuron updates per sample: {total['neuron_updates'] / samples:,.0f}, "
         f"of which driven {(total['driven'] or 0) / samples:,.0f}; neurons {total['neurons']:,}",
-        f"on the host, once per sample: {total['host_macs'] / samples:,.0f} multiply-accumulates (first layers)",
+        f"on the host, once per sample: {total['host_macs'] / samples:,.0f} multiply-accumulates (first layers)"
+        + _norms(counts),
     ]
     return Group(table, Text("\n".join(lines)))
+
+
+def _norms(counts: Mapping[str, Any]) -> str:
+    """What scaling counts to length 1 takes on top; nothing where no network does."""
+    roots, divisions = (sum(row.get(name, 0) for row in counts["hosts"]) for name in ("roots", "divisions"))
+    each = f"{roots / counts['samples']:,.0f} square roots, {divisions / counts['samples']:,.0f} divisions"
+    return f"; counts scaled to length 1: {each}" if roots else ""
 
 
 def _graded(counts: Mapping[str, Any]) -> str:

@@ -85,12 +85,15 @@ class HostCount:
     """What the host computes once per sample.
 
     A directly coded first layer: its products with real (not padded) inputs. Counts scaled to length 1: a square of
-    each and the dense layer behind.
+    each and the dense layer behind; a square root per vector and a division per count. All but ``macs_per_sample``
+    are over all samples.
     """
 
     name: str
     macs_per_sample: int
     macs: int
+    roots: int = 0
+    divisions: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +202,16 @@ class Counts:
     def host_macs(self) -> int:
         """Multiply-accumulates of the host."""
         return sum(row.macs for row in self.hosts)
+
+    @property
+    def host_roots(self) -> int:
+        """Square roots of the host."""
+        return sum(row.roots for row in self.hosts)
+
+    @property
+    def host_divisions(self) -> int:
+        """Divisions of the host."""
+        return sum(row.divisions for row in self.hosts)
 
     @property
     def sop_by_sample(self) -> tuple[int, ...]:

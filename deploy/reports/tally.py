@@ -174,9 +174,12 @@ class Tally:
         return rows
 
     def host(self) -> None:
-        """Dense first layers on the host; a chip of scope per_term also has processors that nobody priced."""
+        """Layers on the host; a chip of scope per_term also has processors that nobody priced."""
+        if self.counts.host_roots:
+            what = f"{self.counts.host_roots} square roots and {self.counts.host_divisions} divisions"
+            self.skip("host", f"{what}, which scale counts to length 1, have no price")
         if self.counts.host_macs and "mac" in self.profile.energy_pj:
-            return self.constant("host", "dense first layer", "mac", self.counts.host_macs)
+            return self.constant("host", "dense layers", "mac", self.counts.host_macs)
         if self.counts.host_macs:
             return self.skip("host", f"{self.counts.host_macs} multiply-accumulates outside the chip have no price")
         if self.profile.policy.scope == "per_term" and "mac" not in self.profile.energy_pj:

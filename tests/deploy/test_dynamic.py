@@ -316,6 +316,7 @@ def test_counts_scaled_to_length_one_are_counted_on_the_host() -> None:
     assert (row.ability, row.ands, row.accs, row.muls) == ("unit_length", 0, spikes, 0)
     assert (row.dense_macs, row.replay_bits) == (2 * 4 * 14, 3 * 14)  # 4 spikes at most: counters of 3 bits
     assert [(host.name, host.macs_per_sample) for host in counts.hosts] == [("unit", 3 * 6 + 6)]
+    assert (counts.host_roots, counts.host_divisions) == (2 * 2, 2 * 6)  # of 2 samples
     low, high = bounds(unit, graph)
     widest = int(np.abs(unit.weight).sum(axis=1).max()) << 15
     assert -low == high >= widest >> 4

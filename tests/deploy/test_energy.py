@@ -153,6 +153,17 @@ def test_host_products_are_priced_where_the_profile_has_a_price() -> None:
     assert literature.energy_pj == pytest.approx(0.9 * 1000 + 4.6 * 500)
 
 
+def test_roots_and_divisions_of_the_host_are_listed_even_where_its_products_have_a_price() -> None:
+    counts = made(stored=1000, nonzero=900, updates=160, macs=500)
+    rooted = replace(counts, hosts=(replace(counts.hosts[0], roots=2, divisions=70),))
+    for name in ("cmos45", "loihi2"):
+        plain, found = price(counts, load_profile(name)), price(rooted, load_profile(name))
+        (added,) = set(found.unpriced) - set(plain.unpriced)
+        assert added.term == "host"
+        assert added.reason.startswith("2 square roots and 70 divisions")
+        assert found.terms == plain.terms
+
+
 def test_memory_needs_declared_words_and_pays_by_the_size_of_the_memory() -> None:
     counts = made(stored=1000, nonzero=900, updates=1600)
     profile = load_profile("cmos45")

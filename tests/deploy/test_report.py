@@ -96,6 +96,14 @@ def test_windows_of_the_path_explain_the_first_answer(report: dict[str, Any]) ->
     assert "non-causal: 2 windows (8 of these steps" in shown(report)
 
 
+def test_what_scaling_counts_takes_of_the_host_is_shown(report: dict[str, Any]) -> None:
+    counts = report["counts"]
+    assert "square roots" not in shown(report)
+    rooted = counts["hosts"] + [{"name": "unit", "macs_per_sample": 90, "macs": 360, "roots": 8, "divisions": 120}]
+    text = " ".join(shown(report | {"counts": counts | {"hosts": rooted}}).split())
+    assert "counts scaled to length 1: 2 square roots, 30 divisions" in text
+
+
 def test_the_report_is_json_and_an_old_one_without_products_is_shown(report: dict[str, Any]) -> None:
     old = json.loads(json.dumps(report))
     del old["first_answer"], old["counts"]["products"], old["warnings"]
