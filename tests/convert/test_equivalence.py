@@ -10,6 +10,7 @@ from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.activity import Activity
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret
+from avsnn.convert.ir.kernels import conv2d
 from avsnn.convert.ir.node import Array
 from avsnn.errors import VerifyError
 from tests.strategies import inputs_for, spiking_graph
@@ -158,3 +159,37 @@ def test_a_graph_without_weights_cannot_be_proved() -> None:
     empty = replace(graph, nodes=graph.nodes[:1], outputs=("x",))
     with pytest.raises(VerifyError, match="no weighted layer"):
         eq.negated_row(empty)
+
+
+def test_states_are_compared_in_the_units_of_the_later_thresholds() -> None:
+    """A fold may scale a population's current and threshold alike; its membrane then scales, and nothing else does."""
+    graph = spiking_graph(3, depth=2)
+    scale = np.linspace(0.5, 2.0, 5)[:, None]
+    neurons, layer = graph["p1"], graph["c1"]
+    assert isinstance(neurons, ir.LIF)
+    assert isinstance(layer, ir.Conv2d)
+    scaled = replace(neurons, threshold=neurons.threshold * scale[None])
+    per_row = ir.Linear(
+        name="c1", inputs=("p0",), shape=(50,), weight=dense_rows(graph, np.tile(scale.repeat(5), 2)),
+        bias=np.tile(scale.repeat(5), 2) * np.repeat(layer.bias, 25),
+    )  # fmt: skip
+    shaped = ir.Permute(name="shaped", inputs=("c1",), shape=neurons.shape, axes=(0,))
+    table = {"c1": (per_row, shaped), "p1": (replace(scaled, inputs=("shaped",)),)}
+    after = replace(graph, nodes=tuple(new for old in graph for new in table.get(old.name, (old,))))
+    x = inputs_for(graph, 3)
+    plain, found = interpret(graph, x), interpret(after, x)
+    with pytest.raises(VerifyError, match=r"^p1 .*state v differs"):
+        eq.compare("fold", "data", plain, found, exact=False)
+    expected = eq.in_units_of(plain, graph, after)
+    assert not eq.compare("fold", "data", expected, found, exact=False).silent
+    assert expected.states["p0"] is plain.states["p0"]
+    assert eq.in_units_of(plain, graph, graph).states["p1"] is plain.states["p1"]
+
+
+def dense_rows(graph: Graph, scale: Array) -> Array:
+    """The convolution c1 of ``graph`` as a matrix whose rows are scaled."""
+    layer = graph["c1"]
+    assert isinstance(layer, ir.Conv2d)
+    pixels = np.eye(50).reshape(50, 2, 5, 5)
+    rows = conv2d(pixels, layer.weight, layer.stride, layer.padding, layer.dilation, layer.groups)
+    return scale[:, None] * rows.reshape(50, 50).T

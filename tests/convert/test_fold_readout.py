@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -69,13 +71,48 @@ def heads(kind: str, rng: np.random.Generator) -> list[Node]:
         case "maximum of spikes":
             pool = ir.MaxPool2d(name="pool", inputs=("a",), shape=(2, 1, 2), kernel=(2, 2), stride=(2, 2))
             return [pool, *mean_tokens("pool", (2, 1, 2), "tokens"), time, linear(rng, "time", 2)]
+        case "two answers of sums over time":
+            total = ir.Scale(name="total", inputs=("time",), shape=(2,), gain=3.0)
+            answers = [linear(rng, "total", 2, "event"), linear(rng, "total", 2, "place")]
+            joined = ir.Concat(name="y", inputs=("event", "place"), shape=(6,))
+            return [*mean_tokens("a", SHAPE, "tokens"), time, total, *answers, joined]
+        case "residual of a product of means":
+            product = ir.ProductOfMeans(name="r", inputs=("a", "b"), shape=SHAPE)
+            scaled = ir.Scale(name="alpha r", inputs=("r",), shape=SHAPE, gain=1.5)
+            both = ir.Add(name="sum", inputs=("a", "alpha r"), shape=SHAPE)
+            return [product, scaled, both, *mean_tokens("sum", SHAPE, "tokens"), time, linear(rng, "time", 2)]
+        case "norms, a convolution and another order":
+            return [
+                batch_norm(rng, "norm", "a", SHAPE),
+                ir.DSLN(
+                    name="dsln", inputs=("norm",), shape=SHAPE, var=rng.uniform(0.1, 1, size=SHAPE[1:]),
+                    gamma=rng.normal(size=2), beta=rng.normal(size=2),
+                ),
+                ir.Conv2d(
+                    name="conv", inputs=("dsln",), shape=(4, 2, 4), weight=rng.normal(size=(4, 1, 2, 3)),
+                    bias=rng.normal(size=4), padding=(0, 1), groups=2,
+                ),
+                ir.Permute(name="turned", inputs=("conv",), shape=(8, 4), axes=(1, 2, 0)),
+                ir.MeanTime(name="time", inputs=("turned",), shape=(8, 4)),
+                linear(rng, "time", 32, "l"),
+                batch_norm(rng, "y", "l", (3,)),
+            ]  # fmt: skip
     raise ValueError(kind)
+
+
+def batch_norm(rng: np.random.Generator, name: str, source: str, shape: tuple[int, ...]) -> ir.BatchNorm:
+    mean, gamma, beta = rng.normal(size=(3, shape[0]))
+    return ir.BatchNorm(
+        name=name, inputs=(source,), shape=shape, mean=mean, gamma=gamma, beta=beta,
+        var=rng.uniform(0.2, 2, size=shape[0]),
+    )  # fmt: skip
 
 
 KINDS = (
     "mean over tokens, then time", "head at every step, then mean", "two layers without neurons between",
     "sum of two populations", "a population and itself", "channels side by side", "features side by side",
-    "maximum of spikes",
+    "maximum of spikes", "two answers of sums over time", "residual of a product of means",
+    "norms, a convolution and another order",
 )  # fmt: skip
 
 
@@ -91,7 +128,7 @@ def test_all_that_follows_the_last_spikes_becomes_one_linear_read_out(seed: int,
     name = graph.outputs[0]
     np.testing.assert_allclose(after.outputs[name], before.outputs[name], rtol=0, atol=ATOL)
     left = {node.kind for node in folded}
-    assert left <= {"Input", "Conv2d", "LIF", "MaxPool2d", "Linear", "Readout"}
+    assert left <= {"Input", "Conv2d", "LIF", "MaxPool2d", "Linear", "Readout", "ProductOfMeans"}
     assert isinstance(folded[name], ir.Readout)
     assert render(graph) == text
     assert render(fold_readout(folded)) == render(folded)
@@ -126,3 +163,17 @@ def test_what_is_not_linear_behind_the_spikes_is_refused() -> None:
     graph = Graph(nodes=nodes, outputs=("time",), timesteps=3, stage="traced")
     with pytest.raises(CapabilityError, match=r"^norm: only averages, sums and linear layers.*found LayerNorm"):
         fold_readout(graph)
+
+
+def test_a_gain_of_the_moment_and_a_second_mean_over_time_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    gain = ir.Linear(name="w", inputs=("a",), shape=(1,), weight=rng.normal(size=(1, 24)), bias=np.zeros(1))
+    weighed = ir.StepGain(name="weigh", inputs=("a", "w"), shape=SHAPE)
+    time = ir.MeanTime(name="time", inputs=("tokens",), shape=(2,))
+    first: tuple[Node, ...] = (ir.Input(name="x", shape=SHAPE), *population("a", rng))
+    nodes = (*first, gain, weighed, *mean_tokens("weigh", SHAPE, "tokens"), time)
+    with pytest.raises(CapabilityError, match=r"^weigh: a gain that the network computes at every step"):
+        fold_readout(Graph(nodes=nodes, outputs=("time",), timesteps=3, stage="traced"))
+    twice = (*first, *mean_tokens("a", SHAPE, "tokens"), time, replace(time, name="again", inputs=("time",)))
+    with pytest.raises(CapabilityError, match=r"^time: .*found a second mean over time"):
+        fold_readout(Graph(nodes=twice, outputs=("again",), timesteps=3, stage="traced"))
