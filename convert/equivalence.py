@@ -173,7 +173,7 @@ def negated_row(graph: Graph) -> dict[str, Graph]:
     spoiled = graph
     for node in graph:
         field = "weight_mant" if isinstance(node, fixed.Synapse) else "weight"
-        weighted = ir.Conv2d | ir.Linear | fixed.Synapse | fixed.HeldCurrent
+        weighted = ir.Conv2d | ir.Linear | fixed.Synapse | fixed.HeldCurrent | fixed.FixedUnitCurrent
         if isinstance(node, weighted) and np.any(getattr(node, field)):
             weight = getattr(node, field).copy()
             row = int(np.abs(weight).reshape(len(weight), -1).sum(axis=1).argmax())
@@ -193,6 +193,8 @@ def shifted_time(graph: Graph) -> dict[str, Graph]:
             late = _swap(late, replace(node, reset_phase=phase))
         elif isinstance(node, fixed.Synapse) and node.delay:
             short = _swap(short, replace(node, delay=node.delay - 1))
+        elif isinstance(node, fixed.Product) and any(node.delays):
+            short = _swap(short, replace(node, delays=tuple(max(0, delay - 1) for delay in node.delays)))
     mistakes = {"every population: reset one step late": late, "every balancing delay: short by one": short}
     return {name: spoiled for name, spoiled in mistakes.items() if spoiled is not graph}
 

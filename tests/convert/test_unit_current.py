@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avsnn.convert.equivalence import negated_row, shifted_time
 from avsnn.convert.integer_check import check_neurons, check_parameters
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir import nodes as ir
@@ -116,3 +117,17 @@ def test_unit_integers_are_the_nearest(counts: list[int]) -> None:
             assert whole == 0
         else:  # |e - 2^15 z / |z|| <= 1/2, in whole numbers: (2 e - 1)^2 S <= (2^16 z)^2 <= (2 e + 1)^2 S
             assert max(0, 2 * whole - 1) ** 2 * square <= (count << 16) ** 2 <= (2 * whole + 1) ** 2 * square
+
+
+def test_planted_mistakes_reach_the_host() -> None:
+    graph, inputs = joined(0), samples(1, 8)
+    whole, _ = quantise(graph, target=TARGET, calibration=inputs)
+    done, _ = schedule(whole, delay_steps_max=62)
+    (spoiled,) = negated_row(done).values()
+    host, other = done["join"], spoiled["join"]
+    assert isinstance(host, fixed.FixedUnitCurrent)
+    assert isinstance(other, fixed.FixedUnitCurrent)
+    assert ((host.weight + other.weight == 0).all(axis=1)).sum() == 1
+    short = shifted_time(done)["every balancing delay: short by one"]["join"]
+    assert isinstance(short, fixed.FixedUnitCurrent)
+    assert (host.delays, short.delays) == ((0, 1), (0, 0))
