@@ -254,7 +254,7 @@ def test_one_wrong_integer_stops_the_conversion_at_its_layer(mistake: str, monke
 
 
 def test_a_missing_tie_rule_stops_the_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("avsnn.convert.passes.quantise.grid", lambda timesteps: 0.0)
+    monkeypatch.setattr("avsnn.convert.passes.quantise.tie", lambda timesteps, reset: 0.0)
     with pytest.raises(VerifyError, match=r"^lif1: the integer neuron differs from the exact one .*tie rule"):
         converted()
 

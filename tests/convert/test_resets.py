@@ -112,7 +112,7 @@ def populations(draw: st.DrawFn) -> tuple[Graph, Array]:
     return graph, x.reshape(window, 3, size)
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(populations())
 def test_every_interpreter_equals_whole_numbers(case: tuple[Graph, Array]) -> None:
     graph, x = case

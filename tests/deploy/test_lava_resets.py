@@ -89,7 +89,7 @@ def same(graph: Graph, found: Any, expected: Activity) -> None:
         assert np.array_equal(found.spikes[node.name], expected.spikes[node.name]), node.name
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(cases())
 @pytest.mark.lava
 @needs_lava
