@@ -29,6 +29,7 @@ from avsnn.errors import CapabilityError, QuantizeError
 
 CANDIDATES = (1.0, 0.97, 0.94, 0.9, 0.86, 0.8)  # fractions of the largest scale that calibration tries
 MIN_THRESHOLD = 64  # levels below the threshold that a scale should offer
+FINEST = 64  # how much smaller than the largest weights those of another connection may be and still be kept fine
 HOST_WEIGHT_BITS = 16  # the host multiplies the first layer in wide integers
 GEOMETRY = ("stride", "padding", "dilation", "groups")
 
@@ -227,11 +228,13 @@ class _Builder:
         """A population driven by spikes: the scale that disagrees least with the folded graph on calibration data."""
         levels = _levels(node)
         threshold = float(np.max(levels))
-        largest = max(float(np.abs(t.weight).max(initial=0.0)) for t in found)
+        largest, finest = _spread(found)
         bias = total_bias(found)
-        top = self._largest_threshold(threshold, largest, float(np.abs(bias).max()), float(np.min(levels)))
-        if any(t.levels > 1 for t in found):
-            top = min(top, self._room(threshold, found))
+        limits = float(np.abs(bias).max()), float(np.min(levels))
+        top, room = self._largest_threshold(threshold, finest, *limits), self._room(threshold, found)
+        top = min(top, room)
+        if all(t.levels == 1 for t in found):  # spikes alone rarely come together: only what is finer is bounded
+            top = max(top, self._largest_threshold(threshold, largest, *limits))
         if top < 1:
             raise QuantizeError(
                 "weights and bias do not fit one scale",
@@ -398,10 +401,10 @@ class _Builder:
     def _readout(self, node: ir.Readout) -> None:
         rows = [self.graph[name] for name in node.inputs]
         found = [term for row in rows for term in terms(self.graph, row.name)]
-        largest = max(float(np.abs(t.weight).max(initial=0.0)) for t in found)
-        if largest == 0:
+        _, finest = _spread(found)
+        if finest == 0:
             raise QuantizeError("all read-out weights are zero", where=node.origin or node.name)
-        S = self.target.weight_room / largest
+        S = self.target.weight_room / finest
         synapses = [self._synapse(t, S) for t in found]
         for synapse in synapses:
             self._keep(synapse)
@@ -437,6 +440,17 @@ def _levels(node: ir.LIF) -> float | Array:
     if not levels.min() > 0:
         raise QuantizeError("thresholds must be positive", where=node.origin or node.name, found=levels.min())
     return levels
+
+
+def _spread(found: list[Term]) -> tuple[float, float]:
+    """Largest |weight| of all connections, and of the finest of them, no less than the largest exponent can bridge.
+
+    Connections share a scale, not an exponent: a scale at which the finest fills its mantissas costs the others
+    nothing. A graded source has such weights, as each of its many levels stands for little.
+    """
+    tops = [float(np.abs(t.weight).max(initial=0.0)) for t in found]
+    largest = max(tops)
+    return largest, max(min((top for top in tops if top > 0), default=0.0), largest / FINEST)
 
 
 def _host_shift(top: float) -> int:

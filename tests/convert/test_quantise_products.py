@@ -88,11 +88,6 @@ def test_products_keep_their_meaning_through_all_stages(kind: str) -> None:
     assert all(0 < s.mean() < 1 for s in real.spikes.values()), {n: s.mean() for n, s in real.spikes.items()}
     integers = to_integers(whole, inputs)
     expected = logical(whole, integers)
-    exact = [
-        name for name in ("deep.lif", "q.lif", "k.lif", "v.lif") if (expected.spikes[name] == real.spikes[name]).all()
-    ]
-    if kind in ("space", "time") and len(exact) == 4:
-        assert (expected.spikes["a.lif"] == real.spikes["a.lif"]).all()  # counts lose nothing
     done, inserted = schedule(whole, delay_steps_max=62)
     assert inserted
     found = wall_clock(done, integers)
