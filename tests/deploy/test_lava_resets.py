@@ -11,16 +11,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from avsnn.convert.integer_check import check_parameters
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.activity import Activity
-from avsnn.convert.ir.fixed_interpreter import wall_clock
+from avsnn.convert.ir.fixed_interpreter import logical, to_integers, wall_clock
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
+from avsnn.convert.passes.integer_formats import Target
+from avsnn.convert.passes.quantise import quantise
+from avsnn.convert.passes.schedule import schedule
+from avsnn.convert.pipeline import FOLDS
+from avsnn.convert.tracer import trace
 from avsnn.deploy import lava_env
 from avsnn.deploy.backends.cpu import simulate
 from avsnn.deploy.backends.lava import LavaWorker
 from avsnn.deploy.exports.lava import write_lava
 from avsnn.errors import CapabilityError, DomainError, QuantizeError
+from avsnn.hw_profiles.profile import load_profile
+from tests.networks import CASES, build, inputs
 
 FOUND = lava_env.doctor()
 needs_lava = pytest.mark.skipif(bool(FOUND.missing), reason=f"no Lava interpreter: {FOUND.missing}")
@@ -138,6 +146,46 @@ def test_lavas_runtime_gives_the_same(worker: LavaWorker, tmp_path: Path) -> Non
         altered = graph.with_nodes(other if n.name == other.name else n for n in graph)
         with pytest.raises(AssertionError, match=f"p{i}"):
             same(altered, run.activity, wall_clock(altered, {"x": x}))
+
+
+def scheduled(name: str) -> tuple[Graph, Graph, dict[str, Array]]:
+    """(quantised, scheduled, integer inputs) of one of the papers' networks."""
+    module = build(CASES[name])
+    x, spec = inputs(module)
+    graph = trace(module, x, input_spec=spec)
+    for _, fold in FOLDS:
+        graph = fold(graph)
+    graph = replace(graph, stage="folded")
+    integers, scales = quantise(graph, target=Target.of(load_profile("loihi2")), calibration=x)
+    assert check_parameters(graph, integers, scales) > 0
+    return integers, schedule(integers, delay_steps_max=62)[0], to_integers(integers, x)
+
+
+@pytest.mark.lava
+@needs_lava
+@pytest.mark.parametrize(
+    ("name", "reset", "several"),
+    [
+        ("l2net lif_after_bn", "subtract", False),
+        ("audio-snn odd", "subtract_delayed", False),
+        ("spikslc gcc", "hard", True),
+    ],
+)
+def test_the_papers_networks_run_alike_everywhere(
+    worker: LavaWorker, tmp_path: Path, name: str, reset: str, several: bool
+) -> None:
+    integers, timed, x = scheduled(name)
+    neurons = [node for node in timed.of(fixed.FixedLIF) if node.role == "neuron"]
+    assert {node.reset for node in neurons} == {reset}
+    assert any(np.ndim(node.threshold_mant) for node in neurons) == several
+    expected = logical(integers, x)
+    assert all(expected.spikes[node.name].any() for node in neurons)
+    write_lava(timed, tmp_path / "lava")
+    run = worker.run(tmp_path / "lava", x, oracle=True).activity
+    for found in (simulate(timed, x, record="all"), run):
+        same(integers, found, expected)
+        for head, values in expected.outputs.items():
+            assert np.array_equal(found.outputs[head], values)
 
 
 @pytest.mark.parametrize(
