@@ -79,9 +79,12 @@ class Graph:
         """The nodes that ``node`` reads."""
         return tuple(self.by_name[name] for name in node.inputs)
 
-    def with_nodes(self, nodes: Iterable[Node], *, stage: str | None = None) -> Graph:
+    def with_nodes(
+        self, nodes: Iterable[Node], *, stage: str | None = None, outputs: tuple[str, ...] | None = None
+    ) -> Graph:
         """The same graph with other nodes in topological order; what no output reads is dropped, inputs stay."""
         table = {node.name: node for node in nodes}
+        answers = self.outputs if outputs is None else outputs
         order: dict[str, Node] = {}
 
         def visit(name: str) -> None:
@@ -90,9 +93,9 @@ class Graph:
                     visit(source)
                 order[name] = table[name]
 
-        for name in [*(node.name for node in table.values() if not node.inputs), *self.outputs]:
+        for name in [*(node.name for node in table.values() if not node.inputs), *answers]:
             visit(name)
-        return replace(self, nodes=tuple(order.values()), stage=stage or self.stage)
+        return replace(self, nodes=tuple(order.values()), outputs=answers, stage=stage or self.stage)
 
 
 def rewrite(graph: Graph, rule: Callable[[Node, dict[str, Node]], Node | None]) -> Graph:
@@ -114,5 +117,4 @@ def rewrite(graph: Graph, rule: Callable[[Node, dict[str, Node]], Node | None]) 
         nodes[new.name] = new
     if not changed:
         return graph
-    outputs = tuple(moved[name] for name in graph.outputs)
-    return replace(graph, nodes=tuple(nodes.values()), outputs=outputs).with_nodes(nodes.values())
+    return graph.with_nodes(nodes.values(), outputs=tuple(moved[name] for name in graph.outputs))

@@ -22,8 +22,9 @@ from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.graph import Graph, rewrite
 from avsnn.convert.ir.kernels import per_channel
 from avsnn.convert.ir.node import Array, Node
+from avsnn.convert.passes.fold_forward import TAKES_IN
 from avsnn.convert.passes.pointwise import Layer, absorb, centring, follow, pointwise
-from avsnn.convert.passes.take_in import take_in
+from avsnn.convert.passes.take_in import leads_to, take_in
 from avsnn.errors import CapabilityError
 
 
@@ -57,18 +58,23 @@ def fold_dsln(graph: Graph) -> Graph:
             threshold = np.asarray(node.threshold, dtype=np.float64) * plans[node.name].deviation[None]
             return replace(node, threshold=threshold)
         if node.name in behind:
-            return _behind(node, behind[node.name])
+            return _behind(_layer(node), behind[node.name], before)
         if node.name in ahead:
             return _ahead(_layer(before[node.inputs[0]]), ahead[node.name])
         if isinstance(node, ir.Conv2d | ir.Linear):
-            return take_in(node, before, (ir.DSLN,))
+            return take_in(node, before, (ir.DSLN, *TAKES_IN)) if leads_to(node.inputs[0], before, (ir.DSLN,)) else None
         if isinstance(node, ir.DSLN) and _takes_shared(graph, node):
             outer = pointwise(node)
             assert outer is not None
             return follow(_layer(before[node.inputs[0]]), outer)
         return None
 
-    return rewrite(graph, fold)
+    done = rewrite(graph, fold)
+    for norm in done.of(ir.DSLN):
+        reader = done.readers[norm.name][0] if done.readers[norm.name] else norm
+        if not _answers(done, norm):
+            raise _refusal(norm, f"it feeds {reader.name} ({reader.kind})", reader)
+    return done
 
 
 def _plan(graph: Graph, norm: ir.DSLN) -> dict[str, _PerPosition]:
@@ -118,10 +124,11 @@ def _takes_shared(graph: Graph, norm: ir.DSLN) -> bool:
     )
 
 
-def _behind(node: Node, plan: _PerPosition) -> Layer:
-    layer = absorb(_layer(node), centring(plan.norm, 1.0), plan.norm.shape)
-    bias = per_channel(layer.bias, 1 + plan.deviation.ndim) * plan.deviation[None]
-    return replace(layer, inputs=plan.norm.inputs, bias=bias)
+def _behind(layer: Layer, plan: _PerPosition, before: dict[str, Node]) -> Node:
+    new = absorb(layer, centring(plan.norm, 1.0), plan.norm.shape)
+    bias = per_channel(new.bias, 1 + plan.deviation.ndim) * plan.deviation[None]
+    new = replace(new, inputs=before[layer.inputs[0]].inputs, bias=bias)
+    return take_in(new, before, (ir.DSLN, *TAKES_IN)) or new  # what is in front of the norm: W1 sees it, not s_i W1
 
 
 def _ahead(layer: Layer, plan: _PerPosition) -> Layer:
@@ -133,12 +140,29 @@ def _ahead(layer: Layer, plan: _PerPosition) -> Layer:
     )
 
 
+def _answers(graph: Graph, norm: ir.DSLN) -> bool:
+    """Whether ``norm`` is on the way to an answer alone, which takes it in later."""
+    found, todo = True, [norm.name]
+    while todo:
+        readers = graph.readers[todo.pop()]
+        found &= not any(isinstance(reader, ir.LIF | ir.Conv2d | ir.MaxPool2d) for reader in readers)
+        todo += [reader.name for reader in readers]
+    return found
+
+
 def _layer(node: Node) -> Layer:
     assert isinstance(node, ir.Conv2d | ir.Linear)
     return node
 
 
 def _refusal(norm: ir.DSLN, what: str, layer: Node) -> CapabilityError:
+    if norm.var.size == 1:
+        return CapabilityError(
+            f"a token norm folds into the layer behind it or before it, but {what}",
+            where=norm.origin or norm.name,
+            found=layer.origin or layer.name,
+            remedy="put a layer right behind it",
+        )
     return CapabilityError(
         f"a variance per position folds into thresholds, but {what}",
         where=norm.origin or norm.name,
