@@ -74,9 +74,11 @@ def product(node: ir.Product, *x: Array) -> Array:
     whole = [each.astype(np.int64) for each in x]
     match node:
         case ir.FixedAttention():
-            found = products.attention(*whole, node.heads, node.over)
+            q, k, v = whole
+            found = products.attention(q, k, v, node.heads, node.over)
         case ir.FixedAttentionMap():
-            found = products.attention_map(*whole, node.heads)
+            q, k = whole
+            found = products.attention_map(q, k, node.heads)
         case ir.FixedMappedValues():
             found = products.mapped_values(*whole)
         case ir.FixedProductOfSums():
