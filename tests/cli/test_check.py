@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from avsnn.train.checkpoints import save
+from avsnn.train.models.config import plain
+from tests import networks
 from tests.cli.conftest import Command
 
 NETWORK = """
@@ -105,3 +108,22 @@ def test_what_cannot_be_checked_is_one_line(
     assert (code, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_host_between_populations_is_a_risk(avsnn: Command, tmp_path: Path) -> None:
+    small = {
+        "image_values": '{"widths": [4], "blocks": 1, "stem_kernel": 3}',
+        "audio_values": '{"channels": [4], "bands": 8, "frames": 8}',
+        "readout": "accumulate",
+        "hidden": 8,
+    }
+    module = networks.build(("smlp", "tiny", small))
+    x, _ = networks.inputs(module, batch=4)
+    config = plain(module.config)
+    path = save(tmp_path / "a.pt", module, example_inputs=x, name="smlp", config=config, calibration=x)
+    code, out, err = avsnn("check", path, "--json")
+    result = json.loads(out)
+    assert (code, err, result["reached"]) == (0, "", "target")
+    hosts = [entry for entry in result["entries"] if "the host" in entry["reason"]]
+    assert [(entry["where"], entry["severity"]) for entry in hosts] == [("fusion.linear1 (Linear)", "risky")]
+    assert hosts[0]["reason"].startswith("unit_length: loihi2 sends spikes to the host")

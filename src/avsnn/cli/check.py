@@ -21,6 +21,7 @@ from rich.table import Table
 
 from avsnn.cli.inputs import as_values, check_count, load_npz
 from avsnn.convert.check import UNSUPPORTED, Checked, Traced, check, of_graph
+from avsnn.convert.ir.fixed_nodes import Product
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array
 from avsnn.convert.risks import Risk
@@ -73,11 +74,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _abilities(graph: Graph, profile: Profile) -> Iterator[Risk]:
-    """What the target does with each node: refusals raise, microcode is a risk."""
+    """What the target does with each node: refusals raise; microcode and a host between populations are risks."""
     for each in capabilities(graph, profile):
+        why = f" ({each.reason})" if each.reason else ""
         if each.answer == "microcode":
             reason = f"{each.kind}: no stock process of {profile.id} does it; it needs microcode"
-            yield Risk(node=each.node, reason=reason + (f" ({each.reason})" if each.reason else ""))
+            yield Risk(node=each.node, reason=reason + why)
+        elif each.answer == "host" and isinstance(graph[each.node], Product):
+            reason = f"{each.kind}: {profile.id} sends spikes to the host and waits for a current from it"
+            yield Risk(node=each.node, reason=reason + why)
 
 
 def _checkpoint(args: argparse.Namespace) -> tuple[Traced, dict[str, Array]]:
