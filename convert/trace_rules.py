@@ -13,6 +13,7 @@ from torch import nn
 
 from avsnn.convert import trace_calls as calls
 from avsnn.convert import trace_products as products
+from avsnn.convert import trace_user as user
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.trace_site import Made, Never, Rule, Site, array, over_time, pair, refuse
 from avsnn.train import attention, norms
@@ -96,6 +97,10 @@ MODULE_RULES: dict[type[nn.Module], Rule] = {
     nn.Flatten: calls.flatten,
     nn.Identity: nothing,
     nn.Dropout: nothing,
+    nn.Dropout1d: nothing,
+    nn.Dropout2d: nothing,
+    nn.AvgPool2d: user.average_pool,
+    nn.AdaptiveAvgPool2d: user.adaptive_average_pool,
     LIF: lif,
     Normalise: normalise,
     DirectCoding: nothing,  # a value without time means the same in every step
@@ -127,11 +132,16 @@ CALL_RULES: dict[object, Rule] = {
     operator.mul: calls.times,
     torch.mul: calls.times,
     torch.sum: calls.total,
+    operator.truediv: user.divided,
+    torch.div: user.divided,
+    torch.permute: user.permuted,
     torch.reshape: calls.flatten,
     "add": calls.add,
     "flatten": calls.flatten,
     "mean": calls.mean,
     "mul": calls.times,
+    "div": user.divided,
+    "permute": user.permuted,
     "reshape": calls.flatten,
     "sum": calls.total,
     "view": calls.flatten,

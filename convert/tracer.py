@@ -10,6 +10,7 @@ import contextlib
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,12 @@ from avsnn.convert.ir.activity import Activity
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
 from avsnn.convert.problems import Problem, calling_line
+from avsnn.convert.trace_cells import is_cell, is_foreign
+from avsnn.convert.trace_loops import Sequence, find_loop
 from avsnn.convert.trace_rules import MODULE_RULES
 from avsnn.convert.trace_site import Never, Rule
-from avsnn.convert.trace_walk import NEURONS, ForwardError, Walker
+from avsnn.convert.trace_walk import NEURONS, ForwardError
+from avsnn.convert.trace_walk_loops import LoopWalker
 from avsnn.errors import InputError, TraceError
 from avsnn.train.layers import DirectCoding, TimeBatched
 from avsnn.train.models import counting
@@ -99,10 +103,13 @@ def survey(
     """
     double = copy.deepcopy(module).double().eval()
     tensors = {name: torch.as_tensor(np.asarray(x)).double() for name, x in example_inputs.items()}
-    program = _follow(double, rules)
     spec = {name: dict((input_spec or {}).get(name, {})) for name in tensors}
-    T = _timesteps(double, tensors, spec, timesteps)
-    walker = Walker(program, double, spec, T, rules)
+    sequences = {name: x.shape for name, x in tensors.items() if spec[name].get("coding") == "sequence"}
+    program = _follow(double, rules, sequences)
+    loop = find_loop(program, partial(_calls_cell, double), sequences)
+    T = _timesteps(double, tensors, spec, timesteps, loop.steps)
+    walker = LoopWalker(program, double, spec, T, rules)
+    walker.loop = loop
     placeholders = [node.target for node in program.nodes if node.op == "placeholder"]
     missing = [str(name) for name in placeholders if name not in tensors]
     if missing or len(placeholders) != len(tensors):
@@ -122,9 +129,13 @@ def survey(
     )
 
 
-def _follow(module: nn.Module, rules: Mapping[type[nn.Module], Rule]) -> fx.Graph:
+def _calls_cell(module: nn.Module, n: fx.Node) -> bool:
+    return n.op == "call_module" and is_cell(module.get_submodule(str(n.target)))
+
+
+def _follow(module: nn.Module, rules: Mapping[type[nn.Module], Rule], sequences: Mapping[str, torch.Size]) -> fx.Graph:
     try:
-        return _Tracer(rules).trace(module)
+        return _Tracer(rules, sequences).trace(module)
     except (fx.proxy.TraceError, TypeError) as error:
         unknown = [f"{name} ({type(m).__name__})" for name, m in module.named_modules() if _without_rule(m, rules)]
         listed = f"; nor is there a rule for {', '.join(unknown)}" if unknown else ""
@@ -159,21 +170,28 @@ def witness(
     """
     kind: torch.dtype = getattr(torch, dtype)
     double = copy.deepcopy(module).to(kind).eval()
-    spikes: dict[str, Array] = {}
-    calls: dict[str, int] = {}
+    emitted: dict[str, list[Array]] = {}
 
     def keep(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
-            calls[name] = calls.get(name, 0) + 1
-            spikes[name if calls[name] == 1 else f"{name}#{calls[name]}"] = output.numpy() > 0
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            fired = output[0] if isinstance(output, tuple) else output
+            emitted.setdefault(name, []).append(fired.numpy() > 0)
 
         return hook
 
+    cells = {name for name, child in double.named_modules() if is_cell(child)}
     for name, child in double.named_modules():
-        if isinstance(child, NEURONS):
+        if isinstance(child, NEURONS) or is_foreign(child):
             child.register_forward_hook(keep(name))
     with torch.no_grad():
         output = double(**{name: torch.as_tensor(np.asarray(x)).to(kind) for name, x in inputs.items()})
+    steps = graph.timesteps if graph is not None else len(emitted[next(iter(cells))]) if cells else 1
+    spikes: dict[str, Array] = {}
+    for name, calls in emitted.items():
+        several = len(calls) // steps if name in cells else len(calls)
+        for k in range(several):
+            label = name if k == 0 else f"{name}#{k + 1}"
+            spikes[label] = np.stack(calls[k::several]) if name in cells else calls[k]
     if graph is not None:
         spikes = {name: spikes[name] for name in spikes if name in graph.by_name}
     return Activity(outputs={"output": output.numpy()}, spikes=spikes, states={})
@@ -182,9 +200,16 @@ def witness(
 class _Tracer(fx.Tracer):
     """Stops at modules that have a rule."""
 
-    def __init__(self, rules: Mapping[type[nn.Module], Rule]) -> None:
+    def __init__(self, rules: Mapping[type[nn.Module], Rule], sequences: Mapping[str, torch.Size]) -> None:
         super().__init__(autowrap_functions=FUNCTIONS)
         self.known = (*rules, TimeBatched)
+        self.sequences = sequences
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """Sequences know how long they are, so that ``forward`` can loop over them."""
+        if node.op == "placeholder" and node.target in self.sequences:
+            return Sequence(node, self, self.sequences[str(node.target)])
+        return super().proxy(node)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module becomes a node rather than being walked through.
@@ -192,7 +217,7 @@ class _Tracer(fx.Tracer):
         Those of ours without modules inside are single operations, so that one without a rule is named.
         """
         ours = type(m).__module__.startswith("avsnn.train.") and not any(m.children())
-        return ours or isinstance(m, self.known) or super().is_leaf_module(m, module_qualified_name)
+        return ours or isinstance(m, self.known) or is_foreign(m) or super().is_leaf_module(m, module_qualified_name)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """Remember where the user wrote it."""
@@ -202,11 +227,16 @@ class _Tracer(fx.Tracer):
 
 
 def _timesteps(
-    module: nn.Module, tensors: Mapping[str, torch.Tensor], spec: Mapping[str, Mapping[str, Any]], given: int | None
+    module: nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    spec: Mapping[str, Mapping[str, Any]],
+    given: int | None,
+    looped: int,
 ) -> int:
     found = {f"{name} (DirectCoding)": m.timesteps for name, m in module.named_modules() if isinstance(m, DirectCoding)}
     found |= {n: int(x.shape[0]) for n, x in tensors.items() if spec[n].get("coding") == "sequence"}
     found |= {"timesteps": given} if given is not None else {}
+    found |= {"loop in forward": looped} if looped else {}
     if len(set(found.values())) != 1:
         what = "nobody says how many steps there are" if not found else "several numbers of steps"
         raise InputError(what, where=type(module).__name__, found=found or None, remedy="pass timesteps=T")

@@ -1,0 +1,91 @@
+"""The walk over a program with neurons of other libraries, or with a loop over steps: operations of step 0 alone."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from avsnn.convert.ir import nodes as ir
+from avsnn.convert.ir.node import Shape
+from avsnn.convert.trace_cells import is_cell, is_foreign, rule_of
+from avsnn.convert.trace_loops import Loop
+from avsnn.convert.trace_site import Rule
+from avsnn.convert.trace_walk import Walker
+from avsnn.errors import TraceError
+
+DIVISIONS = (operator.truediv, torch.div)
+
+
+class LoopWalker(Walker):
+    """A walker that knows which operation of a loop stands for which others.
+
+    Tensors inside the loop are those of one step, (B, *features); a stack of all steps is (T, B, *features).
+    """
+
+    loop = Loop()  # no loop
+
+    def _operation(self, n: fx.Node, result: Any) -> None:
+        loop = self.loop
+        if n in loop.partial or n in loop.states:
+            return
+        if n in loop.totals:
+            self._total(n, loop.totals[n], tuple(result.shape[1:]))
+        elif n in loop.stands:
+            self._same(n, loop.stands[n])
+        elif n in loop.spikes:
+            self._same(n, loop.spikes[n])
+        elif n in loop.items:
+            self._same(n, loop.items[n])
+            self.lead[n] = 1
+        elif n in loop.stacks:
+            self._same(n, loop.stacks[n])
+            self.lead[n] = 2
+        elif self._is_unpacked(n):
+            self._same(n, n.args[0])
+        elif not self._neurons(n, result):
+            super()._operation(n, result)
+
+    def _rule(self, n: fx.Node, child: nn.Module | None, base: str) -> Rule:
+        if n.target in DIVISIONS and not isinstance(n.args[0], fx.Node):
+            raise TraceError("divides a number by an activity", where=base, remedy="divide by numbers alone")
+        return super()._rule(n, child, base)
+
+    def _same(self, n: fx.Node, other: Any) -> None:
+        self.names[n], self.lead[n] = self.names[other], self.lead[other]
+
+    def _total(self, n: fx.Node, of: fx.Node, shape: Shape) -> None:
+        """A sum over all steps: T times their mean."""
+        mean = ir.MeanTime(name=f"{n.name}.mean", inputs=(self.names[of],), shape=shape, origin=n.name)
+        total = ir.Scale(name=n.name, inputs=(mean.name,), shape=shape, origin=n.name, gain=float(self.timesteps))
+        self.built += [mean, total]
+        self.names[n], self.lead[n] = total.name, 1
+
+    def _neurons(self, n: fx.Node, result: Any) -> bool:
+        """The call of a neuron of another library, with all that it returns."""
+        child = self.owner.get_submodule(str(n.target)) if n.op == "call_module" else None
+        if child is None or not is_foreign(child):
+            return False
+        base, source = str(n.target), n.args[0]
+        assert isinstance(source, fx.Node)
+        lead, spikes = self.lead[source], result[0] if isinstance(result, tuple) else result
+        try:
+            wanted = 1 if is_cell(child) else 2
+            if lead != wanted:
+                remedy = "pass one step to a cell, all steps to a layer"
+                raise TraceError("takes samples for steps, or steps for samples", where=base, remedy=remedy)
+            made = self._place(rule_of(child), child, self._site(n, child, base, [source], spikes, lead, lead))
+        except TraceError as error:
+            made = self._stand_in(error, n, base, [source], spikes, lead)
+        self.names[n], self.lead[n] = made, lead
+        self.lines.setdefault(made, n.meta.get("line", ""))
+        return True
+
+    def _is_unpacked(self, n: fx.Node) -> bool:
+        """Whether an operation takes the spikes out of what a neuron layer returned."""
+        source = n.args[0] if n.target is operator.getitem else None
+        if not isinstance(source, fx.Node) or source.op != "call_module":
+            return False
+        return n.args[1:] == (0,) and is_foreign(self.owner.get_submodule(str(source.target)))

@@ -1,0 +1,308 @@
+"""Loops over steps and neurons of other libraries become the same graphs as sequences of ours."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from avsnn.convert.check import Traced, check
+from avsnn.convert.equivalence import compare
+from avsnn.convert.ir import nodes as ir
+from avsnn.convert.ir.graph import Graph
+from avsnn.convert.ir.interpreter import interpret
+from avsnn.convert.ir.node import Array
+from avsnn.convert.pipeline import convert
+from avsnn.convert.tracer import survey, trace, witness
+from avsnn.errors import TraceError
+from avsnn.hw_profiles.profile import load_profile
+from tests.strategies import randomise
+
+T = 4
+SPEC = {"x": {"coding": "sequence", "step": 1.0}}
+IMAGE = {"image": np.random.default_rng(0).integers(0, 256, size=(6, 1, 6, 6)) / 255}
+EVENTS = {"x": np.random.default_rng(1).integers(0, 2, size=(T, 6, 1, 6, 6)).astype(np.float64)}
+
+
+def reset_value(z: Tensor, v: Tensor, reset: Tensor, _th: Tensor) -> Tensor:
+    return (1 - z) * v + z * reset
+
+
+def reset_subtract(z: Tensor, v: Tensor, _reset: Tensor, th: Tensor) -> Tensor:
+    return (1 - z) * v + z * (v - th)
+
+
+class LIFBoxCell(nn.Module):
+    """A stand-in for norse's cell of that name, written from its equations."""
+
+    def __init__(self, rate: float = 0.5, th: float = 0.5, **p: Any) -> None:
+        super().__init__()
+        number = torch.tensor
+        known = {"tau_mem_inv": number(rate), "v_leak": number(0.0), "v_th": number(th), "v_reset": number(0.0)}
+        self.p, self.dt = SimpleNamespace(**{**known, "reset_method": reset_value, **p}), 1.0
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        v = torch.zeros_like(x) if state is None else state
+        v = v + self.dt * self.p.tau_mem_inv * (x + self.p.v_leak - v)
+        z = (v - self.p.v_th > 0).to(x.dtype)
+        return z, self.p.reset_method(z, v, self.p.v_reset, self.p.v_th)
+
+
+LIFBoxCell.__module__ = "norse.torch.module.lif_box"
+
+
+class Net(nn.Module):
+    """Two populations and a skip; image or events to three scores."""
+
+    def __init__(self, **p: Any) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.bn = nn.BatchNorm2d(4)
+        self.lif = LIFBoxCell(**p)
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=1)
+        self.lif2 = LIFBoxCell(**p)
+        self.head = nn.Linear(4, 3)
+        randomise(self, 1)
+
+    def step(self, x: Tensor, a: Any, b: Any) -> tuple[Tensor, Any, Any]:
+        z, a = self.lif(self.bn(self.conv(x)), a)
+        y, b = self.lif2(self.conv2(z) + z, b)
+        return y, a, b
+
+    def scores(self, y: Tensor) -> Tensor:
+        made: Tensor = self.head(y.mean((2, 3)))
+        return made
+
+
+class Summed(Net):
+    def forward(self, image: Tensor) -> Tensor:
+        a = b = None
+        total: Any = 0.0
+        for _ in range(T):
+            y, a, b = self.step(image, a, b)
+            total = total + self.scores(y)
+        made: Tensor = total / T
+        return made
+
+
+class SummedFromTheFirst(Net):
+    def forward(self, image: Tensor) -> Tensor:
+        a = b = total = None
+        for _ in range(T):
+            y, a, b = self.step(image, a, b)
+            total = self.scores(y) if total is None else total + self.scores(y)
+        assert total is not None
+        return total / T
+
+
+class Joined(Net):
+    def forward(self, image: Tensor) -> Tensor:
+        a = b = None
+        out = []
+        for _ in range(T):
+            y, a, b = self.step(image, a, b)
+            out.append(self.scores(y))
+        return torch.stack(out).mean(0)
+
+
+class Picked(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        a = b = None
+        out = []
+        for t in range(x.shape[0]):
+            y, a, b = self.step(x[t], a, b)
+            out.append(y)
+        return self.scores(torch.stack(out, dim=0).mean(0))
+
+
+class Walked(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        a = b = None
+        out = []
+        for each in x:
+            y, a, b = self.step(each, a, b)
+            out.append(y)
+        return self.scores(torch.stack(out).sum(0) / x.size(0))
+
+
+def inputs_of(module: nn.Module) -> tuple[dict[str, Array], Any]:
+    return (EVENTS, SPEC) if isinstance(module, Picked | Walked) else (IMAGE, None)
+
+
+def traced(module: nn.Module) -> Graph:
+    inputs, spec = inputs_of(module)
+    return trace(module, inputs, input_spec=spec)
+
+
+@pytest.mark.parametrize("reset", [reset_value, reset_subtract])
+@pytest.mark.parametrize("kind", [Summed, SummedFromTheFirst, Joined, Picked, Walked])
+def test_a_loop_is_one_step_of_it(kind: type[Net], reset: Any) -> None:
+    module = kind(reset_method=reset)
+    graph = traced(module)
+    assert graph.timesteps == T
+    assert [n.name for n in graph.of(ir.LIF)] == ["lif", "lif2"]
+    assert len(graph.of(ir.Conv2d)) == 2
+    node = graph["lif"]
+    assert isinstance(node, ir.LIF)
+    assert (node.decay, node.gain, node.threshold, node.strict) == (0.5, 0.5, 0.5, True)
+    inputs, _ = inputs_of(module)
+    expected, found = witness(module, inputs), interpret(graph, inputs)
+    checked = compare("loop", "data", expected, found, exact=False)
+    assert not checked.silent
+    assert checked.populations[0].rate < 0.9
+
+
+def test_a_loop_goes_through_the_whole_compiler() -> None:
+    module = Summed()
+    bundle = convert(module, IMAGE, calibration=IMAGE)
+    assert set(bundle.graph("scheduled").by_name) >= {"lif", "lif2"}
+    assert all(check["mismatches"] == 0 for check in bundle.record["checks"])
+
+
+def test_a_module_called_twice_per_step_is_two_populations() -> None:
+    class Twice(Net):
+        def forward(self, image: Tensor) -> Tensor:
+            a = b = None
+            out = []
+            for _ in range(T):
+                z, a = self.lif(self.bn(self.conv(image)), a)
+                y, b = self.lif(self.conv2(z), b)
+                out.append(y)
+            return self.scores(torch.stack(out).mean(0))
+
+    module = Twice()
+    graph = traced(module)
+    assert [n.name for n in graph.of(ir.LIF)] == ["lif", "lif#2"]
+    compare("loop", "data", witness(module, IMAGE, graph=graph), interpret(graph, IMAGE), exact=False)
+
+
+class Recurrent(Net):
+    def forward(self, image: Tensor) -> Tensor:
+        a, last = None, self.bn(self.conv(image))
+        out = []
+        for _ in range(T):
+            z, a = self.lif(last, a)
+            last = self.conv2(z)
+            out.append(z)
+        return self.scores(torch.stack(out).mean(0))
+
+
+class StateRead(Net):
+    def forward(self, image: Tensor) -> Tensor:
+        a = None
+        for _ in range(T):
+            _, a = self.lif(self.conv(image), a)
+        assert a is not None
+        return self.scores(a + 1.0)
+
+
+class Uneven(Net):
+    def forward(self, image: Tensor) -> Tensor:
+        a = None
+        out = []
+        for t in range(T):
+            z, a = self.lif(self.conv(image) if t else self.bn(self.conv(image)), a)
+            out.append(z)
+        return self.scores(torch.stack(out).mean(0))
+
+
+class LastOnly(Net):
+    def forward(self, image: Tensor) -> Tensor:
+        a = None
+        out = []
+        for _ in range(T):
+            z, a = self.lif(self.conv(image), a)
+            out.append(z)
+        return self.scores(torch.stack(out[1:]).mean(0))
+
+
+class Swapped(Net):
+    def forward(self, image: Tensor) -> Tensor:
+        a = b = None
+        out = []
+        for _ in range(T):
+            y, b, a = self.step(image, a, b)
+            out.append(y)
+        return self.scores(torch.stack(out).mean(0))
+
+
+class Partly(Net):
+    def forward(self, image: Tensor) -> Tensor:
+        a = None
+        total: Any = 0
+        for t in range(T):
+            z, a = self.lif(self.conv(image), a)
+            total = total + z if t < T - 1 else total
+        out: Tensor = self.scores(total)
+        return out
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Recurrent, "lif: reads step 0 in step 1: a connection back in time"),
+        (StateRead, "reads the state of a neuron"),
+        (Uneven, "lif: reads something else in step 1 than in the step before"),
+        (LastOnly, "stack: stacks something else than one value of every step, in order"),
+        (Swapped, "starts from a state that is not its own"),
+        (Partly, "sums 3 of 4 steps"),
+    ],
+)
+def test_what_is_no_loop_over_steps_is_refused(kind: type[Net], message: str) -> None:
+    with pytest.raises(TraceError, match=message):
+        traced(kind())
+
+
+@pytest.mark.parametrize(
+    ("p", "message"),
+    [
+        ({"v_leak": torch.tensor(0.1)}, "a leak potential other than 0"),
+        ({"v_reset": torch.tensor(-0.1)}, "a reset to something else than 0"),
+        ({"reset_method": lambda z, v, reset, th: v}, "unknown reset"),
+        ({"tau_mem_inv": torch.full((4, 1, 1), 0.5)}, "time constants that differ between neurons"),
+    ],
+)
+def test_switches_without_a_node_are_refused_by_name(p: dict[str, Any], message: str) -> None:
+    with pytest.raises(TraceError, match=message):
+        traced(Summed(**p))
+
+
+def test_thresholds_of_ones_own() -> None:
+    module = Summed(v_th=torch.linspace(0.3, 0.6, 4).double()[:, None, None])
+    graph = traced(module)
+    compare("loop", "data", witness(module, IMAGE), interpret(graph, IMAGE), exact=False)
+
+
+def test_a_cell_without_a_rule_is_one_entry_of_the_check() -> None:
+    class LIFRefracCell(LIFBoxCell):
+        pass
+
+    LIFRefracCell.__module__ = "norse.torch.module.lif_refrac"
+    LIFRefracCell.__qualname__ = "LIFRefracCell"
+    module = Summed()
+    module.lif = LIFRefracCell()
+    found = survey(module, IMAGE)
+    assert [p.what for p in found.problems] == ["no rule for this neuron"]
+    traced = Traced(name="net", graph=None, nodes=found.nodes, problems=found.problems, lines=found.lines, timesteps=T)
+    (entry,) = check(traced, load_profile("loihi2"), IMAGE).entries
+    assert (entry.where, entry.neurons) == ("lif (LIFRefracCell)", 0.5)
+    assert "z, a = self.lif(" in entry.line
+
+
+def test_norse_itself_means_what_its_stand_in_means() -> None:
+    norse = pytest.importorskip("norse.torch", reason="the extra norse is not installed")
+    assert "norse" in sys.modules
+    for method, known in ((norse.functional.reset.reset_value, "hard"),):
+        p = norse.LIFBoxParameters(tau_mem_inv=torch.tensor(500.0), v_th=torch.tensor(0.5), reset_method=method)
+        module = Summed()
+        module.lif, module.lif2 = norse.LIFBoxCell(p=p), norse.LIFBoxCell(p=p)
+        graph = traced(module)
+        node = graph["lif"]
+        assert isinstance(node, ir.LIF)
+        assert (node.reset, node.gain) == (known, 0.5)
+        compare("norse", "data", witness(module, IMAGE), interpret(graph, IMAGE), exact=False)
