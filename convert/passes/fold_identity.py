@@ -39,6 +39,8 @@ def fold_identity(graph: Graph) -> Graph:
         parts = _operands(node.inputs[0], before)
         if all(isinstance(before[part], WEIGHTED) for part in parts):
             return None
+        if len(parts) == 1 and _folds_backward(graph, before[parts[0]]):
+            return None
         made = [_connected(node, part, len(parts) == 1, before) for part in parts]
         if len(made) == 1:
             return replace(node, inputs=(made[0],))
@@ -60,7 +62,7 @@ def _operands(name: str, before: dict[str, Node]) -> list[str]:
 def _connected(node: ir.LIF, part: str, only: bool, before: dict[str, Node]) -> str:
     """``part`` itself where it is weighted, else a connection of weight 1 that reads it."""
     source = before[part]
-    if isinstance(source, WEIGHTED) or (isinstance(source, ir.DSLN) and _weighted(source, before)):
+    if isinstance(source, WEIGHTED):
         return part
     if not isinstance(source, UNWEIGHTED) and not leads_to(part, before, (*TAKEN_IN, *UNWEIGHTED)):
         return part  # nothing that a connection could read: named once the folds are done
@@ -71,8 +73,11 @@ def _connected(node: ir.LIF, part: str, only: bool, before: dict[str, Node]) -> 
     return name
 
 
-def _weighted(node: Node, before: dict[str, Node]) -> bool:
-    return isinstance(before[node.inputs[0]], ir.Conv2d | ir.Linear)
+def _folds_backward(graph: Graph, norm: Node) -> bool:
+    """Whether the layer before a token norm takes it: neither feeds anything else."""
+    if not isinstance(norm, ir.DSLN) or not isinstance(graph[norm.inputs[0]], ir.Conv2d | ir.Linear):
+        return False
+    return len(graph.readers[norm.name]) == len(graph.readers[norm.inputs[0]]) == 1
 
 
 def _identity(name: str, source: str, node: ir.LIF, shape: tuple[int, ...]) -> Layer:

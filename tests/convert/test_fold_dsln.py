@@ -177,6 +177,36 @@ def test_a_stride_keeps_the_variances_of_the_positions_it_keeps() -> None:
     assert_equal(graph, folded, 0)
 
 
+@given(SEEDS, st.sampled_from(["norm", "shared", "position"]), st.sampled_from(["shared", "position"]))
+def test_norms_in_front_of_norms_fold_as_well(seed: int, first: str, second: str) -> None:
+    """What the first one adds is divided by the second's deviation already; its own shift is not."""
+    rng = np.random.default_rng(seed)
+    if first == "norm":
+        early: Node = ir.BatchNorm(
+            name="early", inputs=("sum",), shape=SHAPE, mean=rng.normal(size=4), var=rng.uniform(0.3, 2, size=4),
+            gamma=rng.normal(size=4), beta=rng.normal(size=4),
+        )  # fmt: skip
+    else:
+        early = replace(norm(rng, "sum", first), name="early")
+    graph = residual(rng, early, norm(rng, "early", second), conv1(rng, "norm"), lif("fc"))
+    if first == "position":
+        with pytest.raises(
+            CapabilityError, match=r"^early: a variance per position folds into thresholds, but it feeds"
+        ):
+            fold_dsln(graph)
+        return
+    folded = fold_dsln(graph)
+    assert folded["fc"].inputs == ("sum",)
+    assert_equal(graph, folded, seed)
+
+
+def test_a_norm_behind_a_layer_in_front_of_an_identity_reads_what_the_layer_became() -> None:
+    rng = np.random.default_rng(0)
+    first, second = replace(conv1(rng, "sum"), name="first"), replace(norm(rng, "norm"), name="late")
+    graph = residual(rng, first, norm(rng, "first", "shared"), second, conv1(rng, "late"), lif("fc"))
+    assert_equal(graph, fold_dsln(graph), 0)
+
+
 def spoil(name: str, alter: Callable[[Any], dict[str, Any]]) -> Callable[[Graph], Graph]:
     return lambda g: replace(g, nodes=tuple(replace(n, **alter(n)) if n.name == name else n for n in g))
 
