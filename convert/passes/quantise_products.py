@@ -127,7 +127,7 @@ def misjudged(node: ir.LIF, factor: float, gain: int, h: int, T: int) -> str:
     Counts times ``gain``, halved up to ``T - 1`` times, are multiples of ``gain / 2^(T-1)``.
     """
     step = Fraction(gain, 1 << (T - 1))
-    top = Fraction(node.threshold) / Fraction(node.gain) / Fraction(factor) * gain
+    top = Fraction(float(node.threshold)) / Fraction(node.gain) / Fraction(factor) * gain
     fires = (math.floor(top / step) + 1 if node.strict else math.ceil(top / step)) * step
     if fires - step <= h < fires:
         return ""

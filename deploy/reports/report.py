@@ -88,29 +88,23 @@ def warnings(counts: Counts, capabilities: Sequence[Capability]) -> list[str]:
     return notes
 
 
-def accuracy_table(labels: Array, answers: Mapping[str, Array], *, data: str) -> dict[str, Any]:
+def accuracy_table(right: Mapping[str, Array], *, data: str) -> dict[str, Any]:
     """Accuracy of each stage or back end on the same samples, and the paired difference of the integers to the float.
 
     Args:
-        labels: (B,).
-        answers: name to scores (B, K); the first is what the others are compared with.
+        right: name to which samples it got right, bool (B,); the first is what the others are compared with.
         data: name of the samples.
     """
-    right = {name: scores.argmax(axis=1) == labels for name, scores in answers.items()}
     first, *others = right
     table: dict[str, Any] = {
         "data": data,
-        "samples": len(labels),
-        "stages": {name: Proportion(correct=int(r.sum()), count=len(labels)).record() for name, r in right.items()},
+        "samples": len(right[first]),
+        "stages": {name: Proportion(correct=int(r.sum()), count=len(r)).record() for name, r in right.items()},
         "against": first,
         "differences": {},
     }
     for name in others:
-        pair = PairedDifference(
-            only_a=int((right[first] & ~right[name]).sum()),
-            only_b=int((right[name] & ~right[first]).sum()),
-            count=len(labels),
-        )
+        pair = PairedDifference.of(right[first], right[name])
         table["differences"][name] = pair.record()
     return table
 

@@ -94,7 +94,7 @@ def test_a_scale_that_puts_the_threshold_on_an_integer_is_named(done: tuple[Grap
     node, real = graph["p1"], FOLDED["p1"]
     assert isinstance(node, fixed.FixedLIF)
     assert isinstance(real, ir.LIF)
-    plain = replace(scales[1], scale=node.threshold_mant / (real.threshold / real.gain), tie=0.0)
+    plain = replace(scales[1], scale=float(node.threshold_mant) / float(real.threshold / real.gain), tie=0.0)
     with pytest.raises(VerifyError, match=r"^p1: the integer neuron differs.*tie rule"):
         check_neurons(FOLDED, graph, (scales[0], plain, *scales[2:]))
 

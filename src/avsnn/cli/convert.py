@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from avsnn.cli.inputs import Labelled, check_count, check_samples, labelled, load_source
+from avsnn.cli.inputs import Labelled, TrainedOn, check_count, check_samples, labelled, load_source, steps_of
 from avsnn.cli.progress import steps
 from avsnn.convert.bundle import Bundle, seal, staged, write_json
 from avsnn.convert.ir.fixed_interpreter import to_integers
@@ -76,8 +76,8 @@ def run(args: argparse.Namespace) -> int:
     use_lava = _use_lava(args.backend, profile.id)
     with staged(args.out, force=args.force) as folder, steps(quiet=args.json) as progress:
         start = time.perf_counter()
-        source, calibration, name = load_source(args.model, args.module, args.calibration)
-        data = labelled(args.data or name)
+        source, calibration, known = load_source(args.model, args.module, args.calibration)
+        data = _data(args, source, known)
         if args.module is None:  # else the inputs are not known before the module is traced
             traced = graph_of(source)
             _check(traced, data, calibration, args)
@@ -117,8 +117,16 @@ def run(args: argparse.Namespace) -> int:
         write_json(folder / "report.json", report)
         write_json(folder / "timing.json", timing)
         seal(folder, bundle.meta)
-    _show(args, report, timing, use_lava, args.data or name)
+    _show(args, report, timing, use_lava, args.data or known.name)
     return 0
+
+
+def _data(args: argparse.Namespace, source: Any, known: TrainedOn) -> Labelled | None:
+    """The samples asked for, or those of the data set that the checkpoint was trained on."""
+    steps = steps_of(graph_of(source)) if args.module is None else None
+    if args.data is None:
+        return labelled(known.name, values=known.values)
+    return labelled(args.data, values=known.values if args.data == known.name else None, steps=steps)
 
 
 def _check(graph: Graph, data: Labelled | None, calibration: Inputs | None, args: argparse.Namespace) -> None:
@@ -170,7 +178,8 @@ def _accuracy(bundle: Bundle, data: Labelled) -> dict[str, Any]:
         float_scores.append(interpret(folded, part).outputs[folded.outputs[0]])
         integer_scores.append(simulate(scheduled, to_integers(scheduled, part)).outputs[scheduled.outputs[0]])
     answers = {"float": np.concatenate(float_scores), "quantised": np.concatenate(integer_scores)}
-    return accuracy_table(data.labels, answers, data=data.name)
+    classes = len(bundle.meta["labels"]) or answers["float"].shape[1]
+    return accuracy_table({name: data.right(scores, classes) for name, scores in answers.items()}, data=data.name)
 
 
 def _show(

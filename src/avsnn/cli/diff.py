@@ -17,7 +17,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from avsnn.cli.inputs import EMBEDDED, Labelled, as_values, check_count, check_samples, labelled, load_npz
+from avsnn.cli.inputs import (
+    EMBEDDED,
+    TARGETS,
+    Labelled,
+    as_values,
+    check_count,
+    check_samples,
+    labelled,
+    load_npz,
+    steps_of,
+)
 from avsnn.convert.ir.node import Array
 from avsnn.convert.pipeline import batches
 from avsnn.deploy.diff import Comparison, Difference, Side, compare, record
@@ -91,8 +101,9 @@ def _inputs(args: argparse.Namespace, a: Side, b: Side) -> tuple[dict[str, Array
         assert known is not None
         inputs, name = dict(known.inputs), known.name
     else:
-        inputs, name = as_values(load_npz(args.input)), args.input
-        inputs.pop("label", None)
+        inputs, name = as_values(load_npz(args.input), steps_of(scheduled)), args.input
+        for target in TARGETS:
+            inputs.pop(target, None)
     check_samples(a.graph, inputs, None, name)
     check_samples(b.graph, inputs, None, f"{name}, for {args.b}")
     part, _ = next(batches(scheduled, inputs, np.arange(args.samples), args.samples))

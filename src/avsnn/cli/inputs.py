@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,38 @@ from avsnn.convert.ir.node import Array
 from avsnn.convert.ir.nodes import Input
 from avsnn.errors import InputError
 
-EMBEDDED = ("avdigits",)
+EMBEDDED = ("avdigits", "avdigits-events", "sloclas-sim")
+TARGETS = ("label", "azimuth")
+TEST_SAMPLES, TEST_SEED = 500, 2  # of embedded data without a frozen test set
 UNREADABLE = (ValueError, OSError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Labelled:
-    """Inputs by name with their labels (B,)."""
+    """Inputs by name with their labels (B,), and directions in degrees (B,) where they are to be found as well."""
 
     name: str
     inputs: Mapping[str, Array]
     labels: Array
+    azimuth: Array | None = None
+
+    def right(self, scores: Array, classes: int) -> Array:
+        """Which answers (B, K) are right: the best of the first ``classes``, and the direction among the others."""
+        found: Array = scores[:, :classes].argmax(axis=1) == self.labels
+        if self.azimuth is None or scores.shape[1] <= classes:
+            return found
+        from avsnn.train.losses import CIRCLE_DEG
+        from avsnn.train.metrics import ETA_DEG, degrees_apart
+
+        step = CIRCLE_DEG / (scores.shape[1] - classes)
+        direction = (scores[:, classes:].argmax(axis=1) + 1) * step
+        near: Array = degrees_apart(direction, self.azimuth.astype(np.float64)) < ETA_DEG
+        return found & near
+
+    def part(self, count: int) -> Labelled:
+        """The first samples' labels and directions, without inputs."""
+        azimuth = None if self.azimuth is None else self.azimuth[:count]
+        return Labelled(name=self.name, inputs={}, labels=self.labels[:count], azimuth=azimuth)
 
     @classmethod
     def generated(cls, graph: Graph, samples: int) -> Labelled:
@@ -42,29 +63,70 @@ class Labelled:
         return cls(name="generated inputs", inputs=inputs, labels=np.zeros(samples, dtype=np.int64))
 
 
-def labelled(name: str | None) -> Labelled | None:
-    """Embedded data (its frozen evaluation set) or an .npz with the inputs by name and ``label``.
+@dataclass(frozen=True, kw_only=True)
+class TrainedOn:
+    """The embedded data set of a training record, if it was one, and its options."""
+
+    name: str | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, training: Mapping[str, Any]) -> TrainedOn:
+        """What ``training`` says, as far as it says it properly: nothing that a checkpoint holds is trusted."""
+        data = training.get("data")
+        if not isinstance(data, dict) or data.get("name") not in EMBEDDED:
+            return cls()
+        values = data.get("values")
+        return cls(name=str(data["name"]), values=values if isinstance(values, dict) else {})
+
+
+def labelled(
+    name: str | None, *, values: Mapping[str, Any] | None = None, steps: Mapping[str, float] | None = None
+) -> Labelled | None:
+    """Test samples of embedded data, or an .npz with the inputs by name and ``label``.
+
+    Args:
+        name: a data set or a file.
+        values: options of an embedded data set.
+        steps: of the network's inputs, see `as_values`.
 
     Raises:
         InputError: no such file or data set, or arrays that do not fit together.
     """
     if name is None:
         return None
-    if name == "avdigits":
-        from avsnn.train.data.avdigits import frozen
-
-        pairs = frozen()
-        return Labelled(name="avdigits (frozen test set)", inputs=pairs.inputs(), labels=pairs.label)
+    if name in EMBEDDED:
+        return _embedded(name, values or {})
     arrays = load_npz(name)
     if "label" not in arrays:
         remedy = "add it: one class number per sample"
         raise InputError("no array 'label'", where=name, found=", ".join(arrays) or "nothing", remedy=remedy)
-    labels = arrays.pop("label")
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        remedy = "give one class number per sample"
-        found = f"{labels.dtype} {labels.shape}"
-        raise InputError("labels must be a row of integers", where=f"{name}: label", found=found, remedy=remedy)
-    return Labelled(name=Path(name).name, inputs=as_values(arrays), labels=labels.astype(np.int64))
+    targets = {key: arrays.pop(key) for key in TARGETS if key in arrays}
+    for key, target in targets.items():
+        if target.ndim != 1 or target.dtype.kind not in "iu":
+            what, remedy = f"{key}s must be a row of integers", "give one per sample"
+            raise InputError(what, where=f"{name}: {key}", found=f"{target.dtype} {target.shape}", remedy=remedy)
+    azimuth = targets.get("azimuth")
+    if azimuth is not None and len(azimuth) != len(targets["label"]):
+        found = f"{len(azimuth)} directions, {len(targets['label'])} labels"
+        raise InputError("numbers of samples do not fit", where=name, found=found)
+    labels = targets["label"].astype(np.int64)
+    return Labelled(name=Path(name).name, inputs=as_values(arrays, steps), labels=labels, azimuth=azimuth)
+
+
+def _embedded(name: str, values: Mapping[str, Any]) -> Labelled:
+    if name == "avdigits" and not values:
+        from avsnn.train.data.avdigits import frozen
+
+        pairs = frozen()
+        return Labelled(name="avdigits (frozen test set)", inputs=pairs.inputs(), labels=pairs.label)
+    from avsnn.train.data import catalogue
+
+    data = catalogue.make(name, TEST_SAMPLES, split="test", seed=TEST_SEED, values=values)
+    goals, steps = data.targets(), {key: spec["step"] for key, spec in data.input_spec().items()}
+    arrays = {key: x for key, x in data.arrays().items() if key in steps}
+    where = f"{name} (test split, seed {TEST_SEED})"
+    return Labelled(name=where, inputs=as_values(arrays, steps), labels=goals["label"], azimuth=goals.get("azimuth"))
 
 
 def check_samples(graph: Graph, inputs: Mapping[str, Array], labels: Array | None, where: str) -> None:
@@ -134,29 +196,44 @@ def load_npz(name: str) -> dict[str, Array]:
     return arrays
 
 
-def as_values(arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """uint8 arrays stand for 0 to 1 in steps of 1/255, as `avsnn data make` writes them; others stay as they are."""
-    return {k: x.astype(np.float64) / 255 if x.dtype == np.uint8 else x for k, x in arrays.items()}
+def as_values(arrays: Mapping[str, Array], steps: Mapping[str, float] | None = None) -> dict[str, Array]:
+    """Integers of a network's input stand for multiples of its step, as `avsnn data make` writes them.
+
+    Where no step is known, uint8 stands for 0 to 1 in steps of 1/255 and other arrays stay as they are.
+    """
+    known = steps or {}
+
+    def value(name: str, x: Array) -> Array:
+        if x.dtype.kind in "iu" and name in known:
+            return x.astype(np.float64) * known[name]
+        return x.astype(np.float64) / 255 if x.dtype == np.uint8 else x
+
+    return {name: value(name, x) for name, x in arrays.items()}
 
 
-def load_source(model: str, factory: str | None, calibration: str | None) -> tuple[Any, Any, str | None]:
-    """(what `convert` takes, calibration inputs or None, name of the data that the checkpoint was trained on)."""
-    given = as_values(load_npz(calibration)) if calibration else None
-    if given is not None:
-        given.pop("label", None)  # of training data that `avsnn data make` wrote
+def steps_of(graph: Graph) -> dict[str, float]:
+    """What an integer 1 stands for, by input."""
+    return {node.name: node.step for node in graph if isinstance(node, Input | FixedInput)}
+
+
+def load_source(model: str, factory: str | None, calibration: str | None) -> tuple[Any, Any, TrainedOn]:
+    """(what `convert` takes, calibration inputs or None, the embedded data that the checkpoint was trained on)."""
+    arrays = load_npz(calibration) if calibration else None
+    if arrays is not None:  # training data that `avsnn data make` wrote
+        arrays = {key: array for key, array in arrays.items() if key not in TARGETS}
     if factory is None:
         from avsnn.train.checkpoints import load
 
         checkpoint = load(model)
-        trained_on = checkpoint.training.get("data")
-        name = trained_on.get("name") if isinstance(trained_on, dict) else None
-        return checkpoint, given, name if name in EMBEDDED else None
+        steps = {name: float(spec.get("step", 1 / 255)) for name, spec in checkpoint.input_spec.items()}
+        return checkpoint, None if arrays is None else as_values(arrays, steps), TrainedOn.of(checkpoint.training)
+    given = None if arrays is None else as_values(arrays)
     if given is None:
         raise InputError("a module needs training inputs", where="--module", remedy="pass --calibration FILE.npz")
     _check_training(given, str(calibration))
     from avsnn.train.user_modules import load_module
 
-    return load_module(factory, model), given, None
+    return load_module(factory, model), given, TrainedOn()
 
 
 def _check_training(inputs: Mapping[str, Array], where: str) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from avsnn.archive import write
-from avsnn.cli.inputs import EMBEDDED, as_values, check_count, check_samples, labelled, load_npz
+from avsnn.cli.inputs import EMBEDDED, Labelled, as_values, check_count, check_samples, labelled, load_npz, steps_of
 from avsnn.convert.bundle import Bundle
+from avsnn.convert.ir.fixed_nodes import FixedInput
 from avsnn.convert.ir.node import Array
 from avsnn.convert.pipeline import batches
 from avsnn.deploy.run import BACKENDS, Run
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     check_count("--samples", args.samples)
     check_count("--timeout", args.timeout)
     bundle = Bundle.load(args.bundle)
-    inputs, labels = _samples(args, bundle)
+    inputs, known = _samples(args, bundle)
     record = args.record if args.record == "all" else [name for name in args.record.split(",") if name]
     start = time.perf_counter()
     try:
@@ -58,26 +59,27 @@ def run(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start
     if args.out:
         _write(args.out, done)
-    _show(args, bundle, done, labels, seconds)
+    _show(args, bundle, done, known, seconds)
     return 0
 
 
-def _samples(args: argparse.Namespace, bundle: Bundle) -> tuple[dict[str, Array], Array | None]:
-    """Inputs, cut to the samples wanted, and labels if there are any."""
+def _samples(args: argparse.Namespace, bundle: Bundle) -> tuple[dict[str, Array], Labelled | None]:
+    """Inputs, cut to the samples wanted, and their labels if there are any."""
     graph = bundle.graph("scheduled")
-    labels: Array | None = None
+    known: Labelled | None = None
     if args.data in EMBEDDED or "label" in (arrays := load_npz(args.data)):
-        found = labelled(args.data)
-        assert found is not None
-        inputs, labels = dict(found.inputs), found.labels
+        known = labelled(args.data, steps=steps_of(graph))
+        assert known is not None
+        inputs = dict(known.inputs)
     else:
-        inputs = as_values(arrays)
-    check_samples(graph, inputs, labels, args.data)
+        inputs = as_values(arrays, steps_of(graph))
+    check_samples(graph, inputs, None if known is None else known.labels, args.data)
     if args.samples is None:
-        return inputs, labels
-    index = np.arange(args.samples) if labels is None else labels
-    part, cut = next(batches(graph, inputs, index, args.samples))
-    return part, None if labels is None else cut
+        return inputs, known
+    first = next(node for node in graph.of(FixedInput))
+    have = inputs[first.name].shape[0 if first.coding == "direct" else 1]
+    part, cut = next(batches(graph, inputs, np.arange(have), args.samples))
+    return part, None if known is None else known.part(len(cut))
 
 
 def _write(out: str, done: Run) -> None:
@@ -91,8 +93,12 @@ def _write(out: str, done: Run) -> None:
         raise InputError(f"cannot write ({error.strerror})", where=os.fspath(out)) from None
 
 
-def _show(args: argparse.Namespace, bundle: Bundle, done: Run, labels: Array | None, seconds: float) -> None:
-    answers = done.raw.argmax(axis=1)
+def _show(args: argparse.Namespace, bundle: Bundle, done: Run, known: Labelled | None, seconds: float) -> None:
+    classes = len(bundle.meta["labels"]) or done.raw.shape[1]
+    answers = done.raw[:, :classes].argmax(axis=1)
+    score = None
+    if known is not None:
+        score = Proportion(correct=int(known.right(done.raw, classes).sum()), count=len(answers))
     result: dict[str, Any] = {
         "bundle": args.bundle,
         "backend": args.backend,
@@ -101,17 +107,17 @@ def _show(args: argparse.Namespace, bundle: Bundle, done: Run, labels: Array | N
         "answers": answers.tolist(),
         "rates": {name: float(spikes.mean()) for name, spikes in done.spikes.items()},
     }
-    if labels is not None:
-        result["accuracy"] = Proportion(correct=int((answers == labels).sum()), count=len(labels)).record()
+    if score is not None:
+        result["accuracy"] = score.record()
     if args.json:
         print(json.dumps(result, indent=1, sort_keys=True))
         return
-    names = list(bundle.meta["labels"]) or [str(k) for k in range(done.raw.shape[1])]
+    names = list(bundle.meta["labels"]) or [str(k) for k in range(classes)]
     for k in range(min(8, len(answers))):
-        wanted = "" if labels is None else f"  (label {names[int(labels[k])]})"
+        wanted = "" if known is None else f"  (label {names[int(known.labels[k])]})"
         print(f"sample {k}: {names[answers[k]]}{wanted}")
-    if labels is not None:
-        print(f"accuracy {Proportion(correct=int((answers == labels).sum()), count=len(labels))}")
+    if score is not None:
+        print(f"accuracy {score}")
     for name, rate in result["rates"].items():
         print(f"  {name}: {100 * rate:.2f} % spikes")
     print(f"{len(answers)} samples on {args.backend} in {seconds:.1f} s")
