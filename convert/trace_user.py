@@ -1,4 +1,7 @@
-"""Tracer rules of layers that networks written elsewhere bring along: average pools, divisions, permutations."""
+"""Tracer rules of layers that networks written elsewhere bring along: average pools, divisions, lines of features.
+
+Lines, features (C, L) behind a layer of one dimension, are images (C, 1, L) of height 1 in the graph.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from avsnn.convert.ir import nodes as ir
-from avsnn.convert.trace_site import Made, Site, pair, refuse
+from avsnn.convert.trace_site import Made, Site, array, pair, refuse
 
 
 def average_pool(module: nn.AvgPool2d, site: Site) -> Made:
@@ -59,3 +62,57 @@ def permuted(module: object, site: Site) -> Made:
         raise refuse(site, "moves time or samples", remedy="permute feature axes alone")
     axes = tuple(axis - site.lead for axis in order[site.lead :])
     return site.inputs[0] if axes == tuple(range(len(axes))) else ir.Permute(**site.common, axes=axes)
+
+
+def conv1d(module: nn.Conv1d, site: Site) -> Made:
+    """A convolution over lines: one of height 1, or, over an input (C, L), of height C over one channel."""
+    if module.padding_mode != "zeros" or isinstance(module.padding, str):
+        raise refuse(site, "padding must be zeros, given in steps", remedy="set padding_mode='zeros', padding=<int>")
+    kernel, groups = array(module.weight), module.groups
+    weight = kernel[:, :, None, :]
+    if len(site.reads[0]) == 2:
+        weight = np.zeros((len(kernel), 1, module.in_channels, kernel.shape[2]), dtype=kernel.dtype)
+        rows, columns = len(kernel) // groups, kernel.shape[1]
+        for out in range(len(kernel)):
+            first = out // rows * columns
+            weight[out, 0, first : first + columns] = kernel[out]
+        groups = 1
+    return ir.Conv2d(
+        **site.common,
+        weight=weight,
+        bias=np.zeros(len(kernel)) if module.bias is None else array(module.bias),
+        stride=(1, module.stride[0]),
+        padding=(0, int(module.padding[0])),
+        dilation=(1, module.dilation[0]),
+        groups=groups,
+    )
+
+
+def max_pool_line(module: nn.MaxPool1d, site: Site) -> Made:
+    """Maximum over stretches of a line."""
+    if module.ceil_mode or _one(module.dilation) != 1 or module.return_indices:
+        raise refuse(site, "max pooling with ceil_mode, dilation or indices")
+    kernel = (1, _one(module.kernel_size))
+    stride = kernel if module.stride is None else (1, _one(module.stride))
+    return ir.MaxPool2d(**site.common, kernel=kernel, stride=stride, padding=(0, _one(module.padding)))
+
+
+def average_pool_line(module: nn.AvgPool1d, site: Site) -> Made:
+    """A mean over stretches of a line."""
+    kernel, padding = _one(module.kernel_size), _one(module.padding)
+    if module.ceil_mode or (padding and not module.count_include_pad):
+        raise refuse(site, "average pooling whose windows differ in size", remedy="ceil_mode=False, no padding")
+    return _mean(site, (1, kernel), (1, _one(module.stride)), (0, padding), kernel)
+
+
+def mean_line(module: object, site: Site) -> Made:
+    """Mean over a line."""
+    return ir.MeanSpace(**site.common)
+
+
+def _one(value: int | tuple[int, ...]) -> int:
+    return value if isinstance(value, int) else value[0]
+
+
+LINES = (nn.Conv1d, nn.MaxPool1d, nn.AvgPool1d)
+"""Layers whose answer are lines."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,13 +11,17 @@ from torch import fx, nn
 
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.node import Shape
+from avsnn.convert.trace_calls import axes_of
 from avsnn.convert.trace_cells import is_cell, is_foreign, rule_of
 from avsnn.convert.trace_loops import Loop
-from avsnn.convert.trace_site import Rule
+from avsnn.convert.trace_site import Rule, Site
+from avsnn.convert.trace_user import LINES, mean_line
 from avsnn.convert.trace_walk import Walker
 from avsnn.errors import TraceError
 
 DIVISIONS = (operator.truediv, torch.div)
+MEANS = (torch.mean, "mean")
+PERMUTATIONS = (torch.permute, "permute")
 
 
 class LoopWalker(Walker):
@@ -51,7 +56,43 @@ class LoopWalker(Walker):
     def _rule(self, n: fx.Node, child: nn.Module | None, base: str) -> Rule:
         if n.target in DIVISIONS and not isinstance(n.args[0], fx.Node):
             raise TraceError("divides a number by an activity", where=base, remedy="divide by numbers alone")
+        if any(self._is_line(s) for s in n.all_input_nodes if s in self.names):
+            rank = self.env[n.args[0]].ndim if isinstance(n.args[0], fx.Node) else 0
+            if n.target in MEANS and axes_of(n.args[1:], n.kwargs, rank) == {rank - 1}:
+                return mean_line
+            if n.target in PERMUTATIONS:
+                raise TraceError("puts the axes of a line into another order", where=base, remedy="leave them")
         return super()._rule(n, child, base)
+
+    def _is_line(self, n: fx.Node) -> bool:
+        """Whether a node of the graph has a height of 1 that its tensor has not."""
+        value = self.env.get(n)
+        shape = self._shape(n)
+        return isinstance(value, torch.Tensor) and len(shape) == 3 and value.ndim - self.lead[n] == 2
+
+    def _shape(self, n: fx.Node) -> Shape:
+        return next((node.shape for node in reversed(self.built) if node.name == self.names[n]), ())
+
+    def _site(
+        self,
+        n: fx.Node,
+        child: nn.Module | None,
+        base: str,
+        sources: list[fx.Node],
+        result: torch.Tensor,
+        lead: int,
+        emits: int,
+    ) -> Site:
+        """The site, where lines have their height."""
+        site = super()._site(n, child, base, sources, result, lead, emits)
+        lines = [self._is_line(s) for s in sources]
+        if not any(lines) and not isinstance(child, LINES):
+            return site
+        reads = tuple(
+            (shape[0], 1, *shape[1:]) if line else shape for shape, line in zip(site.reads, lines, strict=True)
+        )
+        shape = (site.shape[0], 1, *site.shape[1:]) if len(site.shape) == 2 else site.shape
+        return replace(site, reads=reads, shape=shape)
 
     def _same(self, n: fx.Node, other: Any) -> None:
         self.names[n], self.lead[n] = self.names[other], self.lead[other]

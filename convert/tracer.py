@@ -163,7 +163,7 @@ def witness(
         module: as given to `trace`.
         inputs: as given to `avsnn.convert.ir.interpreter.interpret`.
         dtype: of weights and activity.
-        graph: the traced graph, to leave out populations that no answer depends on.
+        graph: the traced graph, to leave out populations that no answer depends on, and to give lines their height 1.
 
     Returns:
         `Activity` with ``outputs`` {"output": (B, K)} and the spikes of each neuron module, no states.
@@ -193,7 +193,8 @@ def witness(
             label = name if k == 0 else f"{name}#{k + 1}"
             spikes[label] = np.stack(calls[k::several]) if name in cells else calls[k]
     if graph is not None:
-        spikes = {name: spikes[name] for name in spikes if name in graph.by_name}
+        known = {name: fired for name, fired in spikes.items() if name in graph.by_name}
+        spikes = {name: fired.reshape(*fired.shape[:2], *graph[name].shape) for name, fired in known.items()}
     return Activity(outputs={"output": output.numpy()}, spikes=spikes, states={})
 
 

@@ -117,3 +117,60 @@ def test_divisions_and_permutations(change: Any) -> None:
 def test_what_is_no_number_or_moves_time_is_refused(change: Any, message: str) -> None:
     with pytest.raises(TraceError, match=message):
         trace(Changed(change), images(0))
+
+
+class Lines(nn.Module):
+    """Sound as (channels, samples), one dimension all the way."""
+
+    def __init__(self, last: str, groups: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(2, 4, 3, padding=1, stride=2, groups=groups, bias=False)
+        self.bn = nn.BatchNorm1d(4)
+        self.code = DirectCoding(3)
+        self.lif = LIF()
+        self.pool = TimeBatched(nn.MaxPool1d(2))
+        self.conv2 = TimeBatched(nn.Conv1d(4, 4, 3, dilation=2, padding=2, groups=2))
+        self.skip = TimeBatched(nn.Conv1d(4, 4, 1))
+        self.lif2 = LIF()
+        self.average = TimeBatched(nn.AvgPool1d(2))
+        self.head = nn.Linear(4 if last == "mean" else 16, 3)
+        self.last = last
+        randomise(self, 4)
+        rng = np.random.default_rng(6)
+        with torch.no_grad():
+            for layer in self.modules():
+                if isinstance(layer, nn.Conv1d):
+                    layer.weight.copy_(torch.from_numpy(rng.uniform(-0.5, 2.0, size=tuple(layer.weight.shape))))
+
+    def forward(self, sound: Tensor) -> Tensor:
+        x = self.pool(self.lif(self.code(self.bn(self.conv(sound)))))
+        x = self.average(self.lif2(self.conv2(x) + self.skip(x)))
+        x = x.mean(-1) if self.last == "mean" else x.flatten(2)
+        answer: Tensor = self.head(x.mean(0))
+        return answer
+
+
+SOUND = {"sound": np.random.default_rng(5).integers(0, 256, size=(6, 2, 32)) / 255}
+
+
+@pytest.mark.parametrize(("last", "groups"), [("mean", 1), ("flatten", 2)])
+def test_layers_of_one_dimension_are_images_of_height_one(last: str, groups: int) -> None:
+    module = Lines(last, groups)
+    graph = trace(module, SOUND)
+    assert graph["lif2"].shape == (4, 1, 8)
+    expected, found = witness(module, SOUND, graph=graph), interpret(graph, SOUND)
+    assert not compare("lines", "data", expected, found, exact=False).silent
+    bundle = convert(module, SOUND)
+    assert {"lif", "lif2"} <= set(bundle.graph("scheduled").by_name)
+
+
+def test_lines_in_another_order_are_refused() -> None:
+    class Turned(Lines):
+        def forward(self, sound: Tensor) -> Tensor:
+            answer: Tensor = self.head(self.lif(self.code(self.conv(sound))).permute(0, 1, 3, 2).flatten(2).mean(0))
+            return answer
+
+    module = Turned("flatten")
+    module.head = nn.Linear(64, 3)
+    with pytest.raises(TraceError, match="axes of a line"):
+        trace(module, SOUND)
