@@ -10,6 +10,7 @@ _FIXED = "leave it out, or fold it into the layer before"
 _ATTEND = "SpikeAttention of avsnn.train.attention attends with spikes alone"
 _POOL = "nn.AvgPool2d, nn.MaxPool2d of spikes, or a convolution with a stride"
 _FOREIGN = "LIF of avsnn.train.neurons covers it with tau or beta, reset and strict"
+_NORSE = "LIFBoxCell of norse, or LIF of avsnn.train.neurons"
 _WIDER = "a convolution with a larger stride or an nn.Linear does it with fixed weights"
 
 ADVICE: dict[str, str] = {
@@ -26,6 +27,7 @@ ADVICE: dict[str, str] = {
     **dict.fromkeys(("ConvTranspose2d", "Upsample", "PixelShuffle", "Conv3d", "interpolate"), _WIDER),
     **dict.fromkeys(("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell"), "connections back in time have no node; use LIF"),
     **dict.fromkeys(("Leaky", "Synaptic", "LIFNode", "IFNode", "ParametricLIFNode", "Lapicque"), _FOREIGN),
+    **dict.fromkeys(("LIFRefracCell", "LIFRecurrentCell", "LIFExCell", "LIFAdExCell", "LSNNCell"), _NORSE),
     "Embedding": "send one-hot inputs through an nn.Linear",
     **dict.fromkeys(("amax", "max", "clamp", "exp", "log", "sqrt", "pow", "abs"), _NEURON),
 }

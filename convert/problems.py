@@ -11,7 +11,12 @@ from typing import Any
 
 from avsnn.errors import AvsnnError
 
-_NOT_THE_USERS = ("torch.", "avsnn.convert.", "avsnn.train.layers.")  # modules whose frames are not where the user wrote a call
+_NOT_THE_USERS = (
+    "torch.",
+    "avsnn.convert.",
+    "avsnn.train.layers.",
+    "norse.",
+)  # modules whose frames are not where the user wrote a call
 
 
 @dataclass(frozen=True, kw_only=True)
