@@ -135,7 +135,8 @@ def integer_risks(folded: Graph, scales: Iterable[Scale], target: Target) -> Ite
         if not isinstance(node, ir.LIF):
             continue
         levels = float(np.min(node.threshold)) / (node.gain or 1.0) * scale.scale
-        if levels < MIN_THRESHOLD:
+        counts = isinstance(folded[node.inputs[0]], ir.Attention | ir.AttentionMap | ir.MappedValues)
+        if levels < MIN_THRESHOLD and not counts:  # counts of pairs are integers already: few levels say it all
             reason = f"its currents are so large that the threshold is only {levels:.0f} integers above 0"
             suggestion = "shrink biases and weights, or a higher threshold, when training"
             yield Risk(node=node.name, reason=reason, suggestion=suggestion)

@@ -7,7 +7,7 @@ source grows by what that source was late, and all times shrink by what the earl
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,17 +40,19 @@ def isolate(graph: Graph, name: str) -> Graph:
     if name not in graph.by_name:
         raise InputError("no such population", where=graph.stage, found=name)
     kept = _behind(graph, name)
+    multiplied = {s for n in kept if isinstance(graph[n], fixed.Product) for s in graph[n].inputs}
     late = {n: _offset(graph[n]) for n in kept if _is_source(graph[n], name)}
-    early = min(late.values(), default=0) if graph.stage == "scheduled" else 0
+    early = min(late.values(), default=0) - bool(multiplied) if graph.stage == "scheduled" else 0
     nodes: list[Node] = []
     for n in kept:
         node = graph[n]
         if _is_source(node, name):
             nodes.append(_as_input(node))
+            nodes += _copy(node, graph) if n in multiplied else []
         elif graph.stage == "scheduled":
             nodes.append(_earlier(node, late, early))
         else:
-            nodes.append(node)
+            nodes.append(_of_copies(node, late) if isinstance(node, fixed.Product) else node)
     last = nodes[-1]
     if isinstance(last, fixed.FixedReadout | ir.Readout):
         return replace(graph, nodes=tuple(nodes), outputs=(name,))
@@ -97,6 +99,53 @@ def _as_input(node: Node) -> Node:
     )
 
 
+def _copy(source: Node, graph: Graph) -> list[Node]:
+    """A population that repeats an input, one wall step later: a product reads populations alone."""
+    if len(source.shape) == 3:
+        ones = np.ones((source.shape[0], 1, 1, 1), dtype=np.int64)
+        same: Node = fixed.FixedConv2d(
+            name=f"{source.name}.same",
+            inputs=(source.name,),
+            shape=source.shape,
+            weight_mant=ones,
+            sign_mode="excitatory",
+            groups=source.shape[0],
+        )
+    else:
+        eye = np.eye(math.prod(source.shape), dtype=np.int64)
+        same = fixed.FixedLinear(
+            name=f"{source.name}.same",
+            inputs=(source.name,),
+            shape=source.shape,
+            weight_mant=eye,
+            sign_mode="excitatory",
+        )
+    scheduled = graph.stage == "scheduled"
+    copy = fixed.FixedLIF(
+        name=_copied(source.name),
+        inputs=(same.name,),
+        shape=source.shape,
+        threshold_mant=0,
+        decay_v=fixed.MEMORYLESS,
+        bias_mant=np.zeros(1, dtype=np.int64),
+        role="relay",
+        state_bits=source.state_bits if isinstance(source, fixed.FixedLIF) else 24,
+        offset=int(scheduled),
+        reset_interval=graph.timesteps if scheduled else 0,
+        reset_phase=1 % graph.timesteps if scheduled else 0,
+    )
+    return [same, copy]
+
+
+def _of_copies(node: fixed.Product, sources: Collection[str]) -> fixed.Product:
+    """The product, reading copies of inputs; relays inside the layer stay."""
+    return replace(node, inputs=tuple(_copied(name) if name in sources else name for name in node.inputs))
+
+
+def _copied(name: str) -> str:
+    return f"{name}.copy"
+
+
 def _earlier(node: Node, late: Mapping[str, int], early: int) -> Node:
     """A node in the wall-clock time of the repro."""
     match node:
@@ -104,8 +153,8 @@ def _earlier(node: Node, late: Mapping[str, int], early: int) -> Node:
             return replace(node, delay=node.delay + late[node.inputs[0]] - early)
         case fixed.Product():
             delays = node.delays or (0,) * len(node.inputs)
-            moved = tuple(d + late[n] - early for d, n in zip(delays, node.inputs, strict=True))
-            return replace(node, delays=moved, offset=node.offset - early)
+            moved = tuple(d + late[n] - early - 1 if n in late else d for d, n in zip(delays, node.inputs, strict=True))
+            return replace(_of_copies(node, late), delays=moved, offset=node.offset - early)
         case fixed.FixedLIF():
             interval = node.reset_interval
             phase = (node.reset_phase - early) % interval if interval else node.reset_phase

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from avsnn.convert.bundle import Bundle
 from avsnn.convert.ir import fixed_nodes as fixed
+from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
 from avsnn.convert.passes.integer_formats import Target
@@ -216,3 +217,57 @@ def test_every_layer_alone_does_what_it_does_among_the_others(seed: int) -> None
             np.testing.assert_array_equal(again.states[name]["v"], done.states[name]["v"])
             if stage != "folded":  # there the answer is a mean
                 assert again.raw.sum() == done.spikes[name].sum()
+
+
+def attending(kind: str) -> Graph:
+    """A product of populations at two depths, read by a population or by a layer, beside a skip."""
+    rng, shape = np.random.default_rng(3), (4, 2, 2)
+
+    def layer(name: str, source: str) -> list[Node]:
+        weight = rng.normal(size=(4, 4, 1, 1)) * 1.5
+        made = ir.Conv2d(name=name, inputs=(source,), shape=shape, weight=weight, bias=rng.normal(size=4) + 1.5)
+        return [made, lif(f"{name}.lif", name)]
+
+    def lif(name: str, source: str) -> ir.LIF:
+        return ir.LIF(name=name, inputs=(source,), shape=shape, decay=0.5, gain=0.5, threshold=1.0)
+
+    nodes: list[Node] = [ir.Input(name="x", shape=shape, coding="sequence", step=1.0)]
+    nodes += [*layer("deep", "x"), *layer("q", "deep.lif"), *layer("k", "x")]
+    pair = ("q.lif", "k.lif")
+    if kind == "sums":
+        nodes += [ir.ProductOfMeans(name="a", inputs=pair, shape=shape), *layer("w", "a")]
+    else:
+        nodes.append(ir.Attention(name="a", inputs=(*pair, "k.lif"), shape=shape, heads=2, scale=0.5, over=kind))
+        nodes.append(lif("w.lif", "a"))
+    nodes += [layer("skip", "k.lif")[0], layer("last", "w.lif")[0]]
+    nodes += [ir.Add(name="sum", inputs=("skip", "last"), shape=shape), lif("out.lif", "sum")]
+    head = ir.Linear(name="head", inputs=("out.lif",), shape=(3,), weight=rng.normal(size=(3, 16)), bias=np.zeros(3))
+    answer = ir.Readout(name="y", inputs=("head",), shape=(3,), bias=np.zeros(3))
+    return Graph(nodes=(*nodes, head, answer), outputs=("y",), timesteps=4, stage="folded")
+
+
+@pytest.mark.parametrize("kind", ["space", "time", "sums"])
+def test_products_are_isolated_and_told_apart(kind: str, tmp_path: Path) -> None:
+    graph = attending(kind)
+    data = {"x": (np.random.default_rng(1).random((4, 5, 4, 2, 2)) < 0.6).astype(float)}
+    quantised, _ = quantise(graph, target=Target.of(load_profile("loihi2")), calibration=data)
+    scheduled, _ = schedule(quantised, delay_steps_max=62)
+    whole = Bundle(graphs={each.stage: each for each in (graph, quantised, scheduled)}, meta={})
+    a = Side(text="A", bundle=whole)
+    done = a.run(data, 60.0)
+    for name in done.spikes:
+        alone = isolate(scheduled, name)
+        given = {n.name: {**data, **done.spikes}[n.name] for n in alone if not n.inputs}
+        again = replace(a, bundle=Bundle(graphs={"scheduled": alone}, meta={})).run(given, 60.0)
+        np.testing.assert_array_equal(again.spikes[name], done.spikes[name])
+    (product,) = scheduled.of(fixed.Product)
+    b = planted(whole, replace(product, gain=product.gain + 1))
+    difference, runs = found(a, b, data)
+    assert difference.node == "w.lif"
+    assert difference.a.arrived == sum(difference.a.delivered.values())
+    assert difference.b.arrived == sum(difference.b.delivered.values())
+    assert write_repro(tmp_path / "repro", a, b, data, runs, difference)[1].difference is not None
+    b = planted(whole, replace(product, delays=tuple(d + 1 for d in product.delays or (0, 0, 0))))
+    difference, runs = found(a, b, data)
+    assert difference.node == "w.lif"
+    assert difference.b.arrived != sum(difference.b.delivered.values())
