@@ -7,8 +7,9 @@ the populations whose spikes it reads: ``W (x1 + g x2) = W x1 + (g W) x2``, one 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,12 +46,25 @@ class Term:
 
 
 def terms(graph: Graph, name: str) -> list[Term]:
-    """The weighted connections that make up the current ``name``: through sums to layers, through sums to spikes."""
+    """The weighted connections that make up the current ``name``: through sums to layers, through sums to spikes.
+
+    A layer that is added n times is one connection with n times its weights and bias.
+    """
+    return [term for layer, n in Counter(_summed(graph, name)).items() for term in _terms_of(graph, layer, n)]
+
+
+def _summed(graph: Graph, name: str) -> list[str]:
+    """What is summed up to ``name``, sums within sums opened."""
     node = graph[name]
-    if isinstance(node, ir.Add):
-        return [term for source in node.inputs for term in terms(graph, source)]
+    return [part for each in node.inputs for part in _summed(graph, each)] if isinstance(node, ir.Add) else [name]
+
+
+def _terms_of(graph: Graph, name: str, times: int) -> list[Term]:
+    node = graph[name]
     if not isinstance(node, ir.Conv2d | ir.Linear):
         raise CapabilityError("a neuron must read weighted sums", where=node.origin or name, found=node.kind)
+    if times > 1:
+        node = replace(node, weight=times * node.weight.astype(np.float64), bias=times * node.bias.astype(np.float64))
     sources = weighted_sources(graph, node.inputs[0])
     names = [node.name] if len(sources) == 1 else [f"{node.name}@{source}" for source in sources]
     made = []

@@ -31,6 +31,7 @@ CANDIDATES = (1.0, 0.97, 0.94, 0.9, 0.86, 0.8)  # fractions of the largest scale
 MIN_THRESHOLD = 64  # levels below the threshold that a scale should offer
 FINEST = 64  # how much smaller than the largest weights those of another connection may be and still be kept fine
 HOST_WEIGHT_BITS = 16  # the host multiplies the first layer in wide integers
+HOST_BIAS_BITS = 48  # and what it adds must stay exact in floats, too, however small the weights are
 GEOMETRY = ("stride", "padding", "dilation", "groups")
 
 
@@ -380,7 +381,8 @@ class _Builder:
         if h < 1:
             raise QuantizeError("currents do not fit the host's bias", where=node.origin or node.name, found=peak)
         S = (h + self._tie(node)) / threshold
-        fine = S * 2.0 ** _host_shift(S * float(np.abs(weight).max()))
+        shift = _host_shift(S * float(np.abs(weight).max()), S * float(np.abs(bias).max()))
+        fine = S * 2.0**shift
         geometry = {} if isinstance(layer, ir.Linear) else {k: getattr(layer, k) for k in GEOMETRY}
         current = fixed.HeldCurrent(
             name=layer.name,
@@ -389,7 +391,7 @@ class _Builder:
             origin=layer.origin,
             weight=np.rint(weight * fine).astype(np.int64),
             bias=np.rint(bias * fine).astype(np.int64),
-            shift=_host_shift(S * float(np.abs(weight).max())),
+            shift=shift,
             **geometry,
         )
         thresholds = self._thresholds(node, S, h)
@@ -453,9 +455,11 @@ def _spread(found: list[Term]) -> tuple[float, float]:
     return largest, max(min((top for top in tops if top > 0), default=0.0), largest / FINEST)
 
 
-def _host_shift(top: float) -> int:
-    """Fractional bits that the host's weights can have, the largest being ``top`` activation units."""
-    return max(0, int(np.floor(np.log2(((1 << (HOST_WEIGHT_BITS - 1)) - 1) / max(top, 1e-30)))))
+def _host_shift(weight: float, bias: float) -> int:
+    """Fractional bits that the host's numbers can have, the largest being ``weight`` and ``bias`` activation units."""
+    by_weight = ((1 << (HOST_WEIGHT_BITS - 1)) - 1) / max(weight, 1e-30)
+    by_bias = (1 << (HOST_BIAS_BITS - 1)) / max(bias, 1.0)
+    return max(0, int(np.floor(np.log2(min(by_weight, by_bias)))))
 
 
 def _walk(population: fixed.FixedLIF, current: Callable[[int], Array], T: int, shape: tuple[int, ...]) -> Array:

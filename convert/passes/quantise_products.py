@@ -26,6 +26,7 @@ from avsnn.errors import CapabilityError, QuantizeError
 ATTENDING = (ir.Attention, ir.AttentionMap, ir.MappedValues)
 HEADROOM = 0.9  # of u that the largest possible counts may fill
 HOST_WEIGHT_MAX = (1 << 15) - 1  # the host multiplies vectors of length 1 in wide integers
+HOST_BIAS_MAX = 1 << 47  # and what it adds must stay exact in floats, too, however small the weights are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +187,9 @@ def unit_current(
     if h < 1:
         raise QuantizeError("currents do not fit the state", where=node.origin or node.name, found=peak, limit=room)
     S = (h + (0.0 if node.strict else grid(graph.timesteps))) / real
-    shift = max(0, int(np.floor(np.log2(HOST_WEIGHT_MAX / max(S * float(np.abs(weight).max()), 1e-30)))))
+    by_weight = HOST_WEIGHT_MAX / max(S * float(np.abs(weight).max()), 1e-30)
+    by_bias = (HOST_BIAS_MAX >> UNIT_BITS) / max(S * float(np.abs(bias).max()), 1.0)
+    shift = max(0, int(np.floor(np.log2(min(by_weight, by_bias)))))
     found = [counted(graph, unit) for unit in units]
     return (
         fixed.FixedUnitCurrent(

@@ -59,6 +59,20 @@ def test_integers_of_the_sources_times_their_weights_are_the_current() -> None:
     np.testing.assert_allclose(total[-1], run.outputs["current"], atol=1e-9)
 
 
+def test_a_layer_added_twice_was_taken_for_two_connections_of_one_name() -> None:
+    """A shortcut added twice stopped with "one layer feeds two populations", which it does not."""
+    graph = stream()
+    twice = ir.Add(name="twice", inputs=("m", "current"), shape=(4,))
+    graph = Graph(nodes=(*graph.nodes, twice), outputs=("twice",), timesteps=5, stage="folded")
+    found = terms(graph, "twice")
+    assert sorted(t.name for t in found) == ["l@a", "l@bb", "l@r", "m"]
+    (m,) = (t for t in found if t.name == "m")
+    once, layer = terms(graph, "m")[0], graph["m"]
+    assert isinstance(layer, ir.Linear)
+    np.testing.assert_allclose(m.weight, 2 * once.weight)
+    np.testing.assert_allclose(total_bias(found), total_bias(terms(graph, "l")) + 2 * layer.bias)
+
+
 def test_an_input_counts_in_its_steps_and_gains() -> None:
     scaled = ir.Scale(name="g", inputs=("x",), shape=SHAPE, gain=-2.0)
     layer = conv("c", "g", SHAPE, np.ones((2, 2, 1, 1)))

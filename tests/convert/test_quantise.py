@@ -218,6 +218,22 @@ def test_a_neuron_on_a_pool_without_weights_is_refused() -> None:
         quantised(swap(graph, replace(graph["p1"], inputs=("pool",))))
 
 
+@pytest.mark.parametrize("factor", [0.0, 1e-12])
+@pytest.mark.parametrize("target", [LOIHI2, CPU])
+def test_a_first_layer_of_weights_around_zero_left_the_hosts_integers(factor: float, target: Target) -> None:
+    """Bits after the point were as many as such weights leave room for, and the bias lost all of its own."""
+    graph = spiking_graph(0, depth=1)
+    layer = graph["c0"]
+    assert isinstance(layer, ir.Conv2d)
+    graph = swap(graph, replace(layer, weight=factor * layer.weight, bias=layer.bias + 1.0))
+    integers, scales = quantised(graph, target)
+    assert check_parameters(graph, integers, scales) > 0
+    held = integers["c0"]
+    assert isinstance(held, fixed.HeldCurrent)
+    assert 2**40 < np.abs(held.bias).max() < 2**53
+    assert agreement(graph, integers) == 1.0
+
+
 def test_currents_that_no_bias_of_the_host_can_hold_are_refused() -> None:
     graph = spiking_graph(0, depth=1)
     layer = graph["c0"]

@@ -88,6 +88,19 @@ def test_the_join_is_as_good_as_float_on_the_same_counts() -> None:
     assert (found.spikes["join.lif"][:, both] == real.spikes["join.lif"][:, both]).mean() > 0.999
 
 
+@pytest.mark.parametrize("factor", [0.0, 1e-12])
+def test_a_join_of_weights_around_zero_left_the_hosts_integers(factor: float) -> None:
+    graph, inputs = joined(0), samples(1, 4)
+    join = graph["join"]
+    assert isinstance(join, ir.Linear)
+    graph = graph.with_nodes([replace(join, weight=factor * join.weight) if n is join else n for n in graph.nodes])
+    whole, scales = quantise(graph, target=TARGET, calibration=inputs)
+    assert check_parameters(graph, whole, scales) > 0
+    real, found = interpret(graph, inputs).spikes["join.lif"], logical(whole, to_integers(whole, inputs)).spikes
+    assert real.any()
+    assert (found["join.lif"] == real).all()
+
+
 def test_one_weight_of_the_host_off_is_noticed() -> None:
     graph, inputs = joined(0), samples(1, 8)
     whole, scales = quantise(graph, target=TARGET, calibration=inputs)
