@@ -5,7 +5,8 @@ stage      made by                               proved by
 ========== ===================================== =============================================================
 traced     tracer                                spikes and answers of the module itself in float64
 folded     the FOLDS below, one after another    spikes and answers of the graph before, after every pass
-quantised  quantise                              every integer within half a step; neurons against exact fractions
+quantised  quantise                              every integer within half a step and its format; currents against
+                                                 the folded graph's; neurons against exact fractions
 scheduled  schedule                              every spike, state and answer of ``quantised``, in wall-clock
 ========== ===================================== =============================================================
 
@@ -28,6 +29,8 @@ import numpy as np
 from avsnn import __version__
 from avsnn.convert import equivalence as eq
 from avsnn.convert.bundle import Bundle, sha256_of
+from avsnn.convert.current_check import check_currents
+from avsnn.convert.format_check import check_formats
 from avsnn.convert.integer_check import check_neurons, check_parameters
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir import storage
@@ -44,7 +47,7 @@ from avsnn.convert.passes.fold_identity import fold_identity
 from avsnn.convert.passes.fold_linear import fold_linear
 from avsnn.convert.passes.fold_readout import fold_readout
 from avsnn.convert.passes.integer_formats import Target
-from avsnn.convert.passes.quantise import quantise
+from avsnn.convert.passes.quantise import Scale, quantise
 from avsnn.convert.passes.schedule import depth, schedule
 from avsnn.errors import AvsnnError, InputError, TraceError
 from avsnn.hw_profiles.profile import load_profile
@@ -59,7 +62,7 @@ FOLDS: tuple[tuple[str, Callable[[Graph], Graph]], ...] = (
 )
 CALIBRATION_SAMPLES = 32  # of training data, for scales
 PROOF_SAMPLES = 16  # of calibration data, for the comparisons
-GENERATED_SAMPLES = 8
+CURRENT_SAMPLES = 2  # of each, to compare integer currents with real ones
 DRIVE_RATE = 0.3  # of the random spikes that drive every population in turn
 
 Inputs = Mapping[str, Array]
@@ -92,6 +95,7 @@ def convert(
     timesteps: int | None = None,
     input_spec: Mapping[str, Mapping[str, Any]] | None = None,
     weight_bits: int | None = None,
+    proof_samples: int = PROOF_SAMPLES,
     seed: int = 0,
     progress: Progress = lambda _text: None,
 ) -> Bundle:
@@ -106,6 +110,7 @@ def convert(
         timesteps: T, if the module does not say.
         input_spec: coding, range and step of each input; a checkpoint brings its own.
         weight_bits: fewer than the target stores, if wanted.
+        proof_samples: of calibration data in each comparison, and half as many generated ones.
         seed: of generated inputs.
         progress: called with the name of each step as it begins.
 
@@ -119,7 +124,7 @@ def convert(
     with log.step("trace"):
         traced, module, calibration, meta = _traced(source, example_inputs, calibration, timesteps, input_spec)
         check_stage(traced)
-    data = _proof_data(traced, calibration, seed)
+    data = _proof_data(traced, calibration, seed, proof_samples)
     if module is not None:
         with log.step("verify trace"):
             meta["float32_spikes_differing"] = _check_module(module, traced, data, log)
@@ -130,6 +135,8 @@ def convert(
         check_stage(quantised)
     with log.step("verify integers"):
         checked = check_parameters(folded, quantised, scales)
+        check_formats(quantised, formats)
+        currents = _check_currents(folded, quantised, scales, data, seed)
         neurons = check_neurons(folded, quantised, scales, seed=seed)
     with log.step("schedule"):
         scheduled, balances = schedule(quantised, delay_steps_max=profile.limits.delay_steps_max)
@@ -140,6 +147,7 @@ def convert(
     record: dict[str, Any] = {
         "checks": [_check_record(check) for check in log.checks],
         "integers_checked": checked,
+        "currents_checked": currents,
         "neurons": [asdict(n) for n in neurons],
         "scales": [asdict(s) for s in scales],
         "delays": [asdict(b) for b in balances],
@@ -200,12 +208,12 @@ def graph_of(checkpoint: Any) -> Graph:
         raise TraceError(f"forward cannot be followed ({error})", where=checkpoint.name) from error
 
 
-def _proof_data(graph: Graph, calibration: Inputs, seed: int) -> dict[str, dict[str, Array]]:
+def _proof_data(graph: Graph, calibration: Inputs, seed: int, samples: int) -> dict[str, dict[str, Array]]:
     """Inputs of the comparisons: a few of calibration, and random ones over the whole declared range."""
     rng = np.random.default_rng(seed)
-    known, generated = first_samples(graph, calibration, PROOF_SAMPLES), {}
+    known, generated, count = first_samples(graph, calibration, samples), {}, max(1, samples // 2)
     for node in graph.of(ir.Input):
-        lead = (GENERATED_SAMPLES,) if node.coding == "direct" else (graph.timesteps, GENERATED_SAMPLES)
+        lead = (count,) if node.coding == "direct" else (graph.timesteps, count)
         low, high = round(node.low / node.step), round(node.high / node.step)
         generated[node.name] = rng.integers(low, high + 1, size=(*lead, *node.shape)) * node.step
     return {"calibration": known, "generated": generated}
@@ -229,7 +237,7 @@ def _check_module(module: Any, traced: Graph, data: Mapping[str, Inputs], log: _
     differing = 0
     for name, inputs in data.items():
         expected = witness(module, inputs, graph=traced)
-        single = witness(module, inputs, dtype="float32")
+        single = witness(module, inputs, dtype="float32", graph=traced)
         differing += sum(int((single.spikes[k] != s).sum()) for k, s in expected.spikes.items())
 
         def run(graph: Graph, inputs: Inputs = inputs, expected: Activity = expected) -> Activity:
@@ -272,6 +280,19 @@ def _check_fold(
 def _random_spikes(like: Inputs, seed: int) -> dict[str, Array]:
     rng = np.random.default_rng(seed + 1)
     return {name: rng.random(spikes.shape) < DRIVE_RATE for name, spikes in like.items()}
+
+
+def _check_currents(
+    folded: Graph, quantised: Graph, scales: tuple[Scale, ...], data: Mapping[str, Inputs], seed: int
+) -> int:
+    """Integer against real currents, on a few samples of data and on random spikes; returns how many."""
+    total = 0
+    for name, inputs in data.items():
+        few = first_samples(folded, inputs, CURRENT_SAMPLES)
+        sent = interpret(folded, few).spikes
+        spikes = _random_spikes(sent, seed) if name == "generated" else sent
+        total += check_currents(folded, quantised, scales, few, spikes)
+    return total
 
 
 def _check_schedule(quantised: Graph, scheduled: Graph, data: Mapping[str, Inputs], log: _Log) -> None:
