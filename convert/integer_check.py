@@ -7,6 +7,7 @@ rational arithmetic does on the same integer currents.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -103,12 +104,26 @@ def _check_counts(folded: Graph, quantised: Graph, scale: Scale) -> int:
         whole = node.bias_mant.astype(np.int64) << node.bias_exp
         _near(node.name, "bias", whole, source.bias[None] * scale.scale * step, step)
         return 3 + node.bias_mant.size
-    exact = real.decay == 0.5 and counts.gain >= 1 << (T - 1)
-    wrong = misjudged(real, factor, counts.gain, int(node.threshold_mant), T) if exact else ""
+    h, gain = int(node.threshold_mant), counts.gain
+    wrong = _unsuited(real, factor, gain, h, T)
+    if not wrong and not _unsuited(real, factor, gain, h + math.ceil(Fraction(gain, 1 << (T - 1))), T):
+        wrong = "the check of thresholds behind counts did not notice one a step off"
     if wrong or node.bias_mant.any():
         what = wrong or "counts alone have no bias"
-        raise VerifyError(what, where=node.name, found=f"threshold {node.threshold_mant}, gain {counts.gain}")
+        raise VerifyError(what, where=node.name, found=f"threshold {h}, gain {gain}")
     return 3
+
+
+def _unsuited(real: ir.LIF, factor: float, gain: int, h: int, T: int) -> str:
+    """What is wrong with the threshold h of counts times ``gain``, or nothing.
+
+    No v may lie between it and the real one; where v is rounded, h is the integer just below the real threshold.
+    """
+    if real.decay == 0.5 and gain >= 1 << (T - 1):
+        return misjudged(real, factor, gain, h, T)
+    top = Fraction(float(real.threshold)) / Fraction(real.gain) / Fraction(factor) * gain
+    right = h <= top < h + 1 if real.strict else h < top <= h + 1
+    return "" if right else f"the threshold should be just below {float(top)}"
 
 
 def _check_unit_current(folded: Graph, quantised: Graph, scale: Scale) -> int:

@@ -33,6 +33,17 @@ def interpret(graph: Graph, inputs: Mapping[str, Array], *, force: Mapping[str, 
     Raises:
         InputError: an input is missing, has another shape, or lies outside its declared range.
     """
+    return _run(graph, inputs, force)[0]
+
+
+def values(graph: Graph, inputs: Mapping[str, Array], spikes: Mapping[str, Array]) -> dict[str, Array]:
+    """What every node emits, (1 or T, B, *shape), when the populations send ``spikes``; errors as in `interpret`."""
+    return _run(graph, inputs, spikes)[1]
+
+
+def _run(
+    graph: Graph, inputs: Mapping[str, Array], force: Mapping[str, Array] | None
+) -> tuple[Activity, dict[str, Array]]:
     values: dict[str, Array] = {}
     spikes: dict[str, Array] = {}
     states: dict[str, dict[str, Array]] = {}
@@ -51,7 +62,7 @@ def interpret(graph: Graph, inputs: Mapping[str, Array], *, force: Mapping[str, 
         else:
             values[node.name] = apply(node, arguments)
     outputs = {name: values[name][-1] for name in graph.outputs}
-    return Activity(outputs=outputs, spikes=spikes, states=states, ties=ties)
+    return Activity(outputs=outputs, spikes=spikes, states=states, ties=ties), values
 
 
 def check_input(node: ir.Input, inputs: Mapping[str, Array], timesteps: int) -> Array:

@@ -1,0 +1,148 @@
+"""The currents of the quantised graph against those of the folded one, population by population, spikes being equal.
+
+`avsnn.convert.integer_check` compares integers one by one, and asks the same walk as the quantiser which real numbers
+they stand for. This check asks nobody: both graphs are handed the same spikes, each computes what its populations then
+receive, and the two must agree within what the roundings of weights, biases and host arithmetic can add up to. So a
+connection that is missing, reads another population, or stands for another factor is noticed whoever forgot it. Counts
+are integers in both graphs and must agree exactly, as must maxima over windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from avsnn.convert.ir import fixed_nodes as fixed
+from avsnn.convert.ir.fixed_interpreter import bias_of, connect, held, product
+from avsnn.convert.ir.graph import Graph
+from avsnn.convert.ir.interpreter import values
+from avsnn.convert.ir.node import Array, Node
+from avsnn.convert.ir.products import UNIT_BITS
+from avsnn.convert.passes.quantise import Scale
+from avsnn.errors import VerifyError
+
+ROUNDING = 1e-9  # relative: float64 sums in another order
+
+
+def check_currents(
+    folded: Graph, quantised: Graph, scales: tuple[Scale, ...], inputs: Mapping[str, Array], spikes: Mapping[str, Array]
+) -> int:
+    """Return how many currents were compared.
+
+    Args:
+        folded: the float graph.
+        quantised: its integers.
+        scales: S of each population.
+        inputs: user values by name.
+        spikes: population of the folded graph to what it sends, (T, B, *shape).
+
+    Raises:
+        VerifyError: a current of the integers is further from the real one than rounding can bring it.
+    """
+    real, T = values(folded, inputs, spikes), folded.timesteps
+    scale_of = {scale.population: scale.scale for scale in scales}
+    sent: dict[str, Array] = {}
+    compared = 0
+    for node in quantised:
+        if isinstance(node, fixed.FixedInput):
+            x = np.rint(real[node.name] / node.step).astype(np.int64)
+            sent[node.name] = np.broadcast_to(x, (T, *x.shape[1:]))
+        elif isinstance(node, fixed.FixedLIF) and node.name in scale_of:
+            sent[node.name] = spikes[node.name].astype(np.int64)
+            compared += _population(folded, quantised, node, scale_of[node.name], sent, real)
+        elif isinstance(node, fixed.FixedLIF):
+            sent[node.name] = _maximum(quantised, node, sent, real)
+            compared += sent[node.name].size
+        elif isinstance(node, fixed.Product):
+            sent[node.name] = product(node, *(sent[name] for name in node.inputs))
+        elif isinstance(node, fixed.FixedReadout):
+            compared += _answer(quantised, node, sent, real)
+        else:
+            sent[node.name] = _received(node, sent[node.inputs[0]])
+    return compared
+
+
+def _received(node: Node, x: Array) -> Array:
+    """What a synapse or a held current makes of messages (T, B, *source)."""
+    if isinstance(node, fixed.HeldCurrent):
+        return np.broadcast_to(held(node, x[0]), (len(x), x.shape[1], *node.shape))
+    assert isinstance(node, fixed.Synapse)
+    return connect(node, x.reshape(-1, *x.shape[2:])).reshape(*x.shape[:2], *node.shape)
+
+
+def _bound(node: Node, sent: Mapping[str, Array]) -> Array:
+    """How far rounding can bring what ``node`` makes of its messages, in activation units."""
+    if isinstance(node, fixed.FixedUnitCurrent):
+        total = len(node.inputs) * float(1 << UNIT_BITS) * np.sqrt(node.weight.shape[1])  # of all |e|, at most
+        top = 0.5 + 0.5 * (np.abs(node.weight).sum(axis=1) + total + 1) / 2.0**node.shift
+        return np.broadcast_to(top, sent[node.name].shape)
+    x = np.abs(sent[node.inputs[0]])
+    flat = x.reshape(-1, *x.shape[2:])
+    if isinstance(node, fixed.HeldCurrent):
+        ones = replace(node, weight=np.ones_like(node.weight), bias=np.zeros(1, dtype=np.int64), shift=0)
+        within = 0.5 + (0.5 + 0.5 * connect(ones, flat)) / 2.0**node.shift
+    else:
+        assert isinstance(node, fixed.Synapse)
+        grain = 2 if node.sign_mode == "mixed" and not np.any(node.weight_mant % 2) else 1
+        ones_ = replace(node, weight_mant=np.ones_like(node.weight_mant), weight_exp=0)
+        within = 0.5 * (grain << node.weight_exp) * connect(ones_, flat)
+    return within.reshape(*x.shape[:2], *node.shape)
+
+
+def _population(
+    folded: Graph,
+    quantised: Graph,
+    node: fixed.FixedLIF,
+    S: float,
+    sent: Mapping[str, Array],
+    real: Mapping[str, Array],
+) -> int:
+    """Compare the current of one population, in activation units."""
+    neuron = folded[node.name]
+    source = folded[neuron.inputs[0]]
+    found = bias_of(node)[None, None] / 2.0**fixed.ACTIVATION_SHIFT
+    within = np.full(1, 0.5)  # of the bias
+    for part in quantised.sources(node):
+        y, counts = sent[part.name], isinstance(part, fixed.Product) and not isinstance(part, fixed.FixedUnitCurrent)
+        unit = S * getattr(source, "scale", 1.0) / getattr(part, "gain", 1) if counts else 1.0
+        found = found + y.reshape(*y.shape[:2], *node.shape) * unit
+        if not counts:
+            within = within + _bound(part, sent).reshape(-1, *y.shape[1:2], *node.shape)
+    return _near(node.name, "current", found, real[source.name] * S, within)
+
+
+def _maximum(quantised: Graph, node: fixed.FixedLIF, sent: Mapping[str, Array], real: Mapping[str, Array]) -> Array:
+    """The spikes of a population that stands for a maximum over windows: one without memory and bias."""
+    (part,) = quantised.sources(node)
+    spikes = sent[part.name] > node.threshold_mant
+    _near(node.name, "maximum", spikes.astype(np.float64), real[node.name.removesuffix(".or")], np.zeros(1))
+    return spikes.astype(np.int64)
+
+
+def _answer(quantised: Graph, node: fixed.FixedReadout, sent: Mapping[str, Array], real: Mapping[str, Array]) -> int:
+    parts = quantised.sources(node)
+    found = node.bias + sum(sent[part.name].sum(axis=0) for part in parts)
+    within = 0.5 + sum(_bound(part, sent).sum(axis=0) for part in parts)
+    return _near(node.name, "answer", found[None], real[node.name] / node.scale, np.asarray(within)[None])
+
+
+def _near(where: str, what: str, found: Array, wanted: Array, within: Array) -> int:
+    shape = np.broadcast_shapes(found.shape, wanted.shape)
+    found, wanted = np.broadcast_to(found, shape), np.broadcast_to(wanted, shape)
+    slack = ROUNDING * max(1.0, float(np.abs(wanted).max(initial=0.0)))
+    wrong = ~(np.abs(found - wanted) <= within + slack)
+    if wrong.any():
+        step, sample, *neuron = (int(i) for i in np.argwhere(wrong)[0])
+        place = (step, sample, *neuron)
+        raise VerifyError(
+            f"quantised = folded: {what} differs in {int(wrong.sum())} of {wrong.size} values by more than rounding",
+            where=where,
+            sample=sample,
+            step=step,
+            neuron=tuple(neuron),
+            expected=f"{wanted[place]:.6g}",
+            found=f"{found[place]:.6g}",
+        )
+    return int(wrong.size)

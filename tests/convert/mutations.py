@@ -1,0 +1,595 @@
+"""How each rule of the compiler is broken, for the test that a proof stops the conversion and names the place.
+
+A mutation replaces one function of ``convert/passes`` by one that makes a plausible mistake. None raises by itself, so
+only the proofs can notice, and they see nothing but graphs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from avsnn.convert.ir import fixed_nodes as fixed
+from avsnn.convert.ir import nodes as ir
+from avsnn.convert.ir.graph import Graph
+from avsnn.convert.ir.kernels import per_channel
+from avsnn.convert.ir.node import Array, Node
+from avsnn.convert.ir.products import UNIT_BITS
+from avsnn.convert.passes import pointwise
+
+Function = Callable[..., Any]
+Breaker = Callable[[Function], Function]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutation:
+    """``at``, by default ``rule`` itself, replaced by ``how(at)``, while ``network`` is converted.
+
+    found: how the proof's message begins: the place (sample, step and neuron left out), and what was noticed there.
+    """
+
+    rule: str
+    what: str
+    network: str
+    how: Breaker
+    found: str
+    at: str = ""
+    besides: tuple[str, Breaker] | None = None  # a second one, where the first only guards
+
+
+def after(change: Callable[..., Any]) -> Breaker:
+    """What the rule returns, changed: ``change(result, *arguments)``."""
+    return lambda rule: lambda *a, **k: change(rule(*a, **k), *a)
+
+
+def instead(rule: Function) -> Breaker:
+    """Another rule altogether."""
+    return lambda _old: rule
+
+
+def arguments(change: Callable[..., tuple[Any, ...]]) -> Breaker:
+    """The rule given other arguments."""
+    return lambda rule: lambda *a, **k: rule(*change(*a), **k)
+
+
+def nodes(change: Callable[[Any], Node], *kinds: type[Node], names: str = "") -> Breaker:
+    """The graph that a pass returns, alone or first of several results, with nodes of some kinds changed."""
+
+    def changed(graph: Graph) -> Graph:
+        picked = [n for n in graph if isinstance(n, kinds) and (not names or n.name in names.split())]
+        assert picked
+        table = {node.name: change(node) for node in picked}
+        return replace(graph, nodes=tuple(table.get(node.name, node) for node in graph))
+
+    return after(lambda out, *_a: (changed(out[0]), *out[1:]) if isinstance(out, tuple) else changed(out))
+
+
+def borderless(rule: Function) -> Function:
+    """The constant of a norm as though nothing were padded: the same everywhere."""
+
+    def constant(layer: ir.Conv2d, shift: Array, shape: Any) -> Array:
+        whole = layer.weight.sum(axis=(2, 3))
+        return whole @ shift if layer.groups == 1 else rule(layer, shift, shape)
+
+    return constant
+
+
+def plain_norms(of: type[Node], **change: Any) -> Breaker:
+    """`pointwise` for norms of one type, with its matrix or shift replaced."""
+
+    def broken(found: Any, node: Node) -> Any:
+        if found is None or not isinstance(node, of):
+            return found
+        return replace(found, **{key: make(getattr(found, key)) for key, make in change.items()})
+
+    return after(broken)
+
+
+def all_read_once(rule: Function) -> Function:
+    """A norm goes into a layer although others read the layer as well."""
+
+    def fold(graph: Graph) -> Graph:
+        copy = replace(graph)
+        readers = {n: r if isinstance(copy[n], ir.LIF) else r[:1] for n, r in graph.readers.items()}
+        vars(copy)["readers"] = readers
+        return rule(copy)
+
+    return fold
+
+
+def shift_for_each(total: ir.Add, outer: Any, before: dict[str, Node]) -> Node:
+    """A norm behind a sum: every layer takes its shift."""
+    for name in total.inputs:
+        layer: Any = before[name]
+        before[name] = pointwise.follow(layer, outer)
+    return total
+
+
+def with_bias_each(rule: Function) -> Function:
+    """Of a layer that is split, every part with the whole bias."""
+
+    def split(layer: Any, parts: Any, before: dict[str, Node], kinds: Any) -> Node:
+        made: Node = rule(layer, parts, before, kinds)
+        for name in made.inputs if isinstance(made, ir.Add) else ():
+            part: Any = before[name]
+            if not np.any(part.bias):
+                before[name] = replace(part, bias=part.bias + per_channel(layer.bias, part.bias.ndim))
+        return made
+
+    return split
+
+
+class Forgetful(dict[str, Array]):
+    """Each population's last weights alone."""
+
+    def __contains__(self, name: object) -> bool:
+        return False
+
+
+def counting_once(rule: Function) -> Function:
+    """A population that is read twice has the weights of its last reading."""
+
+    def expand(graph: Graph, node: Node, weight: Array, averaged: bool, terms: Any, bias: Array) -> None:
+        last = Forgetful(terms)
+        rule(graph, node, weight, averaged, last, bias)
+        terms.update(last)
+
+    return expand
+
+
+def one_step(rule: Function) -> Function:
+    """A schedule in which attention over time costs as much as a synapse."""
+
+    def schedule(graph: Graph, **options: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fixed.FixedAttention, "windowed", False)
+            return rule(graph, **options)
+
+    return schedule
+
+
+MUTATIONS: tuple[Mutation, ...] = (
+    # fold_forward
+    Mutation(
+        rule="fold_forward.fold_forward", what="bias map without border", network="images",
+        at="pointwise._constant", how=borderless, found="a: fold_forward changes nothing",
+    ),
+    Mutation(
+        rule="fold_forward.fold_forward", what="input not divided by its deviation", network="images",
+        at="pointwise.pointwise", how=plain_norms(ir.Normalise, matrix=np.ones_like),
+        found="a: fold_forward changes nothing",
+    ),
+    Mutation(
+        rule="fold_forward.fold_forward", what="maximum where a negative gain asks for a minimum", network="images",
+        at="fold_forward._extremes", how=arguments(lambda pool, negative, shape: (pool, negative & False, shape)),
+        found="b: fold_forward changes nothing",
+    ),
+    Mutation(
+        rule="fold_forward.fold_forward", what="minimum without the smaller windows at the border", network="images",
+        at="fold_forward._extremes",
+        how=after(lambda made, *_a: (replace(made[0], bias=np.minimum(made[0].bias, made[0].bias.min())), made[1])),
+        found="b: fold_forward changes nothing",
+    ),
+    Mutation(
+        rule="fold_forward.fold_forward", what="norms stay", network="images",
+        how=instead(lambda graph: graph), found="grey: Normalise left in stage folded",
+    ),
+    # fold_backward
+    Mutation(
+        rule="fold_backward.fold_backward", what="without the mean", network="images", at="fold_backward.pointwise",
+        how=arguments(lambda node: (replace(node, mean=0 * node.mean) if hasattr(node, "mean") else node,)),
+        found="a: fold_backward changes nothing",
+    ),
+    Mutation(
+        rule="fold_backward.fold_backward", what="every layer of a sum takes the shift", network="images",
+        at="fold_backward._into_sum",
+        how=instead(shift_for_each), found="b: fold_backward changes nothing",
+    ),
+    Mutation(
+        rule="fold_backward.fold_backward", what="a layer that others read takes the norm of one", network="images",
+        how=all_read_once, found="f: fold_backward changes nothing",
+    ),
+    # pointwise
+    Mutation(
+        rule="pointwise.pointwise", what="a gain dropped", network="images",
+        how=plain_norms(ir.Scale, matrix=np.ones_like), found="b: fold_forward changes nothing",
+    ),
+    Mutation(
+        rule="pointwise.centring", what="without the mean over channels", network="tokens",
+        how=after(lambda out, node, gain: replace(out, matrix=np.diag(gain * node.gamma))),
+        found="b: fold_dsln changes nothing",
+    ),
+    Mutation(
+        rule="pointwise.absorb", what="bias of the layer lost", network="images",
+        how=arguments(lambda layer, *rest: (replace(layer, bias=0 * layer.bias), *rest)),
+        found="a: fold_forward changes nothing",
+    ),
+    Mutation(
+        rule="pointwise.follow", what="bias not scaled", network="images",
+        how=after(lambda out, layer, outer: replace(
+            out, bias=layer.bias + per_channel(outer.shift, layer.bias.ndim))),
+        found="a: fold_backward changes nothing",
+    ),
+    Mutation(
+        rule="pointwise.dense", what="groups read the first channels", network="images",
+        how=after(lambda out, layer: out if layer.groups == 1 else replace(out, weight=np.concatenate(
+            [layer.weight, 0 * layer.weight], axis=1))), found="e: fold_forward changes nothing",
+    ),
+    # fold_identity
+    Mutation(
+        rule="fold_identity.fold_identity", what="weight of a shortcut 1 + 1/256", network="images",
+        at="fold_identity._identity", how=after(lambda out, *_a: replace(out, weight=out.weight * (1 + 1 / 256))),
+        found="d: fold_identity changes nothing",
+    ),
+    Mutation(
+        rule="fold_identity.fold_identity", what="shift of a norm on a shortcut lost", network="images",
+        at="fold_identity.take_in",
+        how=after(lambda out, *_a: replace(out, bias=0 * out.bias) if hasattr(out, "bias") else out),
+        found="d: fold_identity changes nothing",
+    ),
+    Mutation(
+        rule="fold_identity.fold_identity", what="a shortcut not seen", network="images",
+        at="fold_identity._operands", how=after(lambda out, *_a: out[:1]), found="n6: BatchNorm left in stage folded",
+    ),
+    # fold_dsln
+    Mutation(
+        rule="fold_dsln.fold_dsln", what="thresholds not scaled", network="tokens", at="fold_dsln._plan",
+        how=after(lambda out, *_a: {k: replace(p, deviation=np.ones_like(p.deviation)) for k, p in out.items()}),
+        found="b: fold_dsln changes nothing",
+    ),
+    Mutation(
+        rule="fold_dsln.fold_dsln", what="variances of other positions", network="tokens", at="fold_dsln._plan",
+        how=after(lambda out, *_a: {k: replace(p, deviation=np.roll(p.deviation, 1, 0)) for k, p in out.items()}),
+        found="b: fold_dsln changes nothing",
+    ),
+    Mutation(
+        rule="fold_dsln.fold_dsln", what="variance without its constant", network="tokens", at="fold_dsln._plan",
+        how=arguments(lambda graph, norm: (graph, replace(norm, eps=0.0))), found="b: fold_dsln changes nothing",
+    ),
+    Mutation(
+        rule="fold_dsln.fold_dsln", what="bias not divided by the deviation, layer behind", network="tokens",
+        at="fold_dsln._behind",
+        how=arguments(lambda layer, plan, before: (
+            replace(layer, bias=layer.bias / 2), plan, before)), found="b: fold_dsln changes nothing",
+    ),
+    Mutation(
+        rule="fold_dsln.fold_dsln", what="beta not divided by the deviation, layer before", network="tokens",
+        at="fold_dsln._ahead",
+        how=after(lambda out, layer, plan: replace(out, bias=out.bias.mean(axis=(1, 2)))),
+        found="d: fold_dsln changes nothing",
+    ),
+    # fold_linear, chains
+    Mutation(
+        rule="fold_linear.fold_linear", what="layers in the other order", network="chains", at="chains.chain",
+        how=lambda rule: lambda layer, first, shape: rule(
+            *((replace(layer, weight=first.weight), replace(first, weight=layer.weight))
+              if layer.weight.shape == first.weight.shape and isinstance(layer, ir.Linear) else (layer, first)), shape),
+        found="e: fold_linear changes nothing",
+    ),
+    Mutation(
+        rule="chains.chain", what="bias of the first layer lost", network="chains",
+        how=arguments(lambda layer, first, shape: (layer, replace(first, bias=0 * first.bias), shape)),
+        found="d: fold_linear changes nothing",
+    ),
+    Mutation(
+        rule="chains.chain", what="taps of the later layer turned round", network="chains", at="chains._convolve",
+        how=arguments(lambda layer, first, shape: (
+            replace(layer, weight=layer.weight[:, :, ::-1]), first, shape)), found="b: fold_linear changes nothing",
+    ),
+    Mutation(
+        rule="chains.chain", what="padding as though it were zero beyond the edge", network="apart",
+        at="chains._zero_beyond", how=instead(lambda *_a: True), found="b: fold_linear changes nothing",
+    ),
+    Mutation(
+        rule="chains.behind", what="taps turned round", network="chains",
+        how=arguments(lambda weight, layer, shape: (
+            weight, replace(layer, weight=layer.weight[:, :, ::-1, ::-1]), shape)),
+        found="y: fold_linear changes nothing",
+    ),
+    # fold_readout
+    Mutation(
+        rule="fold_readout.fold_readout", what="without 1 / T", network="images",
+        how=nodes(lambda row: replace(row, weight=3 * row.weight), ir.Linear), found="y: fold_readout changes nothing",
+    ),
+    Mutation(
+        rule="fold_readout.fold_readout", what="without 1 / N", network="images", at="fold_readout.columns",
+        how=after(lambda out, weight, node, shape: out * math.prod(shape[1:])), found="y: fold_readout changes nothing",
+    ),
+    Mutation(
+        rule="fold_readout.fold_readout", what="constants lost", network="images", at="fold_readout._constant",
+        how=after(lambda out, *_a: 0 * out), found="y: fold_readout changes nothing",
+    ),
+    Mutation(
+        rule="fold_readout.fold_readout", what="a population read twice counts once", network="images",
+        at="fold_readout._expand",
+        how=counting_once, found="y: fold_readout changes nothing",
+    ),
+    Mutation(
+        rule="fold_readout.fold_readout", what="joined answers exchanged", network="images",
+        at="fold_readout._expand",
+        how=arguments(lambda graph, node, weight, *rest: (
+            graph, node, np.roll(weight, 4, axis=1) if isinstance(node, ir.Concat) else weight, *rest)),
+        found="y: fold_readout changes nothing",
+    ),
+    # take_in
+    Mutation(
+        rule="take_in.take_in", what="every part of a sum takes the bias", network="images", at="take_in._split",
+        how=with_bias_each, found="e: fold_forward changes nothing",
+    ),
+    Mutation(
+        rule="take_in.leads_to", what="norms not seen", network="images",
+        how=after(lambda out, name, before, kinds: out and not isinstance(before[name], ir.BatchNorm)),
+        found="n2: BatchNorm left in stage folded",
+    ),
+    Mutation(
+        rule="take_in.take_in", what="joined channels split at the wrong one", network="images",
+        at="take_in._by_channel",
+        how=arguments(lambda layer, *rest: (replace(layer, weight=np.roll(layer.weight, 1, axis=1)), *rest)),
+        found="e: fold_forward changes nothing",
+    ),
+    Mutation(
+        rule="take_in.columns", what="features turned the other way", network="chains",
+        how=arguments(lambda weight, node, shape: (
+            weight, replace(node, axes=(1, 2, 0)) if isinstance(node, ir.Permute) else node, shape)),
+        found="e: fold_linear changes nothing",
+    ),
+    Mutation(
+        rule="take_in.columns", what="rows that do not sum to zero", network="tokens",
+        how=lambda rule: lambda weight, node, shape: rule(weight, node, shape) if not isinstance(node, ir.DSLN) else (
+            weight.reshape(len(weight), *shape) * (node.gamma[:, None, None] / np.sqrt(node.var + node.eps))
+        ).reshape(len(weight), -1), found="f: fold_dsln changes nothing",
+    ),
+    Mutation(
+        rule="take_in.along_frames", what="steps of the recording backwards", network="frames",
+        how=after(lambda out, *_a: out and replace(out, weight=out.weight[:, :, ::-1])),
+        found="a: fold_linear changes nothing",
+    ),
+    # currents
+    Mutation(
+        rule="currents.terms", what="a product of means read in whole units", network="sums",
+        at="currents._unit", how=after(lambda out, *_a: (1.0 if out[1] > 1 else out[0], out[1])),
+        found="a: quantised = folded: current differs",
+    ),
+    Mutation(
+        rule="currents.terms", what="a step of the input twice as large", network="hard",
+        at="currents._unit",
+        how=after(lambda out, _g, node: ((2 if isinstance(node, ir.Input) else 1) * out[0], out[1])),
+        found="a: quantised = folded: current differs",
+    ),
+    Mutation(
+        rule="currents.terms", what="a layer of a sum forgotten", network="hard",
+        how=after(lambda out, graph, name: out[:1] if isinstance(graph[name], ir.Add) else out),
+        found="d: quantised = folded: current differs",
+    ),
+    Mutation(
+        rule="currents.weighted_sources", what="a gain dropped", network="time",
+        how=after(lambda out, *_a: dict.fromkeys(out, 1.0)), found="end: quantised = folded: current differs",
+    ),
+    Mutation(
+        rule="currents.weighted_sources", what="a maximum read as the first of its window", network="skips",
+        how=after(lambda out, *_a: {"p1" if k == "p2" else k: g for k, g in out.items()}),
+        found="p3: quantised = folded: current differs",
+    ),
+    Mutation(
+        rule="currents.spike_sources", what="a maximum over another population", network="images",
+        how=after(lambda out, *_a: ["d" if name == "e" else name for name in out]),
+        found="last.or: quantised = folded: maximum differs",
+    ),
+    Mutation(
+        rule="currents.total_bias", what="only the first layer's bias", network="hard",
+        how=arguments(lambda found: (found[:1],)), found="d: bias",
+    ),
+    # integer_formats
+    Mutation(
+        rule="integer_formats.mantissas", what="mantissas rounded down", network="hard",
+        how=after(lambda out, weight, target: (2 * np.floor(weight / (2 << out[1])).astype(np.int64), *out[1:])),
+        found="c2: weight",
+    ),
+    Mutation(
+        rule="integer_formats.mantissas", what="weights clipped instead of an exponent", network="hard",
+        how=lambda rule: lambda weight, target: (
+            np.clip(2 * np.rint(weight / 2).astype(np.int64), -8, 8), 0, "mixed"), found="c2: weight",
+    ),
+    Mutation(
+        rule="integer_formats.mantissas", what="a bit too many", network="hard",
+        how=lambda rule: lambda weight, target: rule(weight, replace(target, weight_bits=target.weight_bits + 1)),
+        found="c3: weight mantissa does not fit",
+    ),
+    Mutation(
+        rule="integer_formats.grid", what="one halving forgotten", network="hard",
+        how=after(lambda out, *_a: 2 * out), found="a: the integer neuron differs from the exact",
+    ),
+    *(
+        Mutation(
+            rule="integer_formats.tie", what=f"tie rule gone, reset {reset}", network=reset,
+            how=instead(lambda *_a: 0.0), found="a: the integer neuron differs from the exact",
+        )
+        for reset in ("hard", "subtract", "subtract_delayed")
+    ),
+    *(
+        Mutation(
+            rule="integer_formats.tie", what=f"tie rule twice as high, reset {reset}", network=reset,
+            how=after(lambda out, *_a: 2 * out), found=f"{where}: the integer neuron differs",
+        )
+        for reset, where in (("hard", "a"), ("subtract", "a"), ("subtract_delayed", "b"))
+    ),
+    Mutation(
+        rule="integer_formats.reach", what="currents twice as large as expected", network="hard",
+        how=after(lambda out, *_a: out / 2), found="c1: current does not fit",
+    ),
+    Mutation(
+        rule="integer_formats.check_range", what="a bias too large let through", network="map",
+        how=instead(lambda *_a: None), found="m: bias mantissa does not fit",
+        besides=("quantise_products.count_scale", arguments(lambda graph, node, source, target, *bias: (
+            graph, node, source, replace(target, bias_mant_bits=20), *bias))),
+    ),
+    # quantise
+    Mutation(
+        rule="quantise.quantise", what="decay rounded down", network="hard", at="quantise._Builder._neuron",
+        how=after(lambda out, _s, node, *_a: replace(out, decay_v=math.floor(4096 * (1 - node.decay)))),
+        found="d: decay",
+    ),
+    Mutation(
+        rule="quantise.quantise", what="bias of the population lost", network="hard",
+        at="quantise._Builder._neuron", how=after(lambda out, *_a: replace(out, bias_mant=0 * out.bias_mant)),
+        found="b: bias",
+    ),
+    Mutation(
+        rule="quantise.quantise", what="every reset hard", network="subtract", at="quantise._Builder._neuron",
+        how=after(lambda out, *_a: replace(out, reset="hard", subtract=0)), found="a: another reset",
+    ),
+    Mutation(
+        rule="quantise.quantise", what="the real threshold subtracted, off the grid", network="subtract",
+        at="quantise._Builder._neuron", how=after(lambda out, *_a: replace(out, subtract=out.subtract + 4)),
+        found="a: amount to subtract",
+    ),
+    Mutation(
+        rule="quantise.quantise", what="strict neurons with a tie rule", network="hard",
+        at="quantise._Builder._tie", how=instead(lambda _self, _node: 0.125),
+        found="b: the integer neuron differs from the exact",
+    ),
+    Mutation(
+        rule="quantise.quantise", what="thresholds rounded down", network="hard",
+        at="quantise._Builder._thresholds", how=after(lambda out, *_a: out if isinstance(out, int) else out - 1),
+        found="d: threshold",
+    ),
+    Mutation(
+        rule="quantise.quantise", what="the host rounds down", network="hard",
+        how=nodes(lambda n: replace(n, bias=n.bias - (1 << n.shift >> 1)), fixed.HeldCurrent), found="c1: bias",
+    ),
+    Mutation(
+        rule="quantise.quantise", what="a maximum that two spikes make", network="skips",
+        how=nodes(lambda n: replace(n, threshold_mant=1), fixed.FixedLIF, names="pool.or"),
+        found="pool.or: quantised = folded: maximum differs",
+    ),
+    Mutation(
+        rule="quantise.quantise", what="a connection that reads another population", network="skips",
+        how=nodes(lambda n: replace(n, inputs=("p2",)), fixed.FixedConv2d, names="c1to4"),
+        found="p4: quantised = folded: current differs",
+    ),
+    Mutation(
+        rule="quantise.quantise", what="a connection forgotten", network="skips",
+        how=nodes(lambda n: replace(n, inputs=n.inputs[:1]), fixed.FixedLIF, names="p4"),
+        found="p4: quantised = folded: current differs",
+    ),
+    Mutation(
+        rule="quantise.quantise", what="the answer divided by another number of steps", network="hard",
+        how=nodes(lambda n: replace(n, scale=n.scale / 2), fixed.FixedReadout), found="y: scale",
+    ),
+    # quantise_products
+    Mutation(
+        rule="quantise_products.sources_of", what="keys and values exchanged", network="space",
+        how=after(lambda out, *_a: (out[0], *out[:0:-1])), found="a: quantised = folded: current differs",
+    ),
+    Mutation(
+        rule="quantise_products.integer_product", what="one head", network="time",
+        how=after(lambda out, *_a: replace(out, heads=1) if hasattr(out, "heads") else out),
+        found="a: quantised = folded: current differs",
+    ),
+    Mutation(
+        rule="quantise_products.integer_product", what="tokens for steps", network="time",
+        how=after(lambda out, *_a: replace(out, over="space")), found="a: quantised = folded: current differs",
+    ),
+    Mutation(
+        rule="quantise_products.most", what="counts twice as large as expected", network="wide",
+        how=after(lambda out, *_a: out // 2), found="attention: count does not fit",
+    ),
+    Mutation(
+        rule="quantise_products.count_scale", what="threshold one up", network="space",
+        how=after(lambda out, *_a: replace(out, threshold=out.threshold + 1)), found="a: v = ",
+    ),
+    Mutation(
+        rule="quantise_products.count_scale", what="threshold one down", network="time",
+        how=after(lambda out, *_a: replace(out, threshold=out.threshold - 1)), found="a: v = ",
+    ),
+    Mutation(
+        rule="quantise_products.count_scale", what="scale of attention not in the threshold", network="space",
+        how=arguments(lambda graph, node, source, *rest: (graph, node, replace(source, scale=1.0), *rest)),
+        found="a: v = ",
+    ),
+    Mutation(
+        rule="quantise_products.count_scale", what="half the gain", network="space",
+        how=after(lambda out, *_a: replace(out, gain=out.gain // 2)), found="a: the threshold should be just below",
+    ),
+    Mutation(
+        rule="quantise_products.count_scale", what="half the gain, with a constant per pair", network="map",
+        how=after(lambda out, *_a: replace(out, gain=out.gain // 2)), found="m: gain",
+    ),
+    Mutation(
+        rule="quantise_products.misjudged", what="finds nothing", network="space", how=instead(lambda *_a: ""),
+        found="a: the check of thresholds behind counts did not notice",
+    ),
+    Mutation(
+        rule="quantise_products.normed", what="vectors exchanged", network="units",
+        how=after(lambda out, *_a: out and (out[0], out[1][::-1])), found="join: quantised = folded: current differs",
+    ),
+    Mutation(
+        rule="quantise_products.counted", what="the spikes of another population", network="units",
+        how=after(lambda out, *_a: ("first" if out[0] == "a" else out[0], out[1])),
+        found="join: quantised = folded: current differs",
+    ),
+    Mutation(
+        rule="quantise_products.unit_current", what="length 1 is half as long", network="units",
+        how=after(lambda out, *_a: (replace(out[0], shift=out[0].shift + 1), *out[1:])), found="c3: weight",
+    ),
+    Mutation(
+        rule="quantise_products.unit_current", what="bias in units of weights", network="units",
+        how=after(lambda out, *_a: (replace(out[0], bias=out[0].bias >> UNIT_BITS), *out[1:])), found="c3: bias",
+    ),
+    # schedule
+    *(
+        Mutation(
+            rule="schedule.schedule", what=f"reset {'late' if by > 0 else 'early'} by a step", network="skips",
+            at="schedule._place", how=after(lambda out, node, offset, T, by=by: replace(
+                out, reset_phase=(offset + by) % T) if isinstance(out, fixed.FixedLIF) else out),
+        found="p0: scheduled = quantised",
+        )
+        for by in (1, -1)
+    ),
+    Mutation(
+        rule="schedule.schedule", what="resets forgotten", network="skips", at="schedule._place",
+        how=after(lambda out, *_a: replace(out, reset_interval=0) if isinstance(out, fixed.FixedLIF) else out),
+        found="p0: scheduled = quantised",
+    ),
+    *(
+        Mutation(
+            rule="schedule.schedule", what=f"delay of a shortcut {by:+d}", network="skips", at="schedule._delay",
+            how=arguments(lambda nodes, offsets, synapse, wait, limit, by=by: (
+                nodes, offsets, synapse, wait + by, limit)), found="p2: scheduled = quantised",
+        )
+        for by in (1, -1)
+    ),
+    Mutation(
+        rule="schedule.schedule", what="a relay that waits a step less", network="relays", at="schedule._relay",
+        how=arguments(lambda nodes, source, name, delay, offset: (nodes, source, name, delay - 1, offset)),
+        found="p2: scheduled = quantised",
+    ),
+    Mutation(
+        rule="schedule.schedule", what="a relay that needs two spikes", network="relays", at="schedule._relay",
+        how=lambda rule: lambda nodes, *rest: nodes.__setitem__(
+            rest[1], replace(rule(nodes, *rest), threshold_mant=1)) or nodes[rest[1]],
+        found="p2: scheduled = quantised",
+    ),
+    Mutation(
+        rule="schedule.schedule", what="inputs of a product not balanced", network="space",
+        how=nodes(lambda n: replace(n, delays=(0, 0, 0)), fixed.FixedAttention), found="a: scheduled = quantised",
+    ),
+    Mutation(
+        rule="schedule.schedule", what="attention over time a step early", network="time",
+        how=nodes(lambda n: replace(n, offset=n.offset - 1), fixed.FixedAttention), found="a: scheduled = quantised",
+    ),
+    Mutation(
+        rule="schedule.schedule", what="attention over time costs one step", network="time",
+        how=one_step, found="a: scheduled = quantised",
+    ),
+    Mutation(
+        rule="schedule.schedule", what="counts of a window a step early", network="units",
+        how=nodes(lambda n: replace(n, offset=n.offset - 1), fixed.FixedUnitCurrent),
+        found="join: scheduled = quantised",
+    ),
+)  # fmt: skip
