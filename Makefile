@@ -1,6 +1,6 @@
 # avsnn: set-up, tests and the demonstration. `make` alone lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-all check train-tiny golden clean
+.PHONY: help setup demo test test-slow test-all check train-tiny verify-all tables golden clean
 
 CORE := .venv
 LAVA := .venv-lava
@@ -60,6 +60,17 @@ test-all: setup ## core tests on every Python from 3.10 to 3.13 that is here (on
 
 train-tiny: setup ## train examples/models/avdigits-tiny.pt again, and each modality alone (about 20 minutes)
 	OMP_NUM_THREADS=1 $(RUN) examples/models/train_tiny.py
+
+verify-all: setup ## every shipped network on every back end, 16 samples each, and thousands of random graphs (hours)
+	for file in examples/models/*.pt; do \
+	  $(CORE)/bin/avsnn convert $$file --out build/verify/$$(basename $$file .pt) --force --samples 16 || exit 1; done
+	$(RUN) -m pytest -q -m slow tests/conformance
+
+tables: setup ## train and measure everything that the README's tables show (hours)
+	OMP_NUM_THREADS=1 $(RUN) examples/models/train_networks.py
+	OMP_NUM_THREADS=1 $(RUN) benchmarks/accuracy.py --jobs 2
+	OMP_NUM_THREADS=1 $(RUN) benchmarks/quantised.py
+	$(RUN) benchmarks/reference_presets.py
 
 golden: setup ## rewrite the golden files after a wanted change
 	$(RUN) -m pytest -q tests --update-golden

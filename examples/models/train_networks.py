@@ -20,10 +20,14 @@ from avsnn.train.loop import Options, Row
 TEST_SAMPLES = 4_000
 _DIGITS = Options(epochs=8, batch=32, lr=1e-2, shift=1)
 _COUNTS: dict[str, Any] = {"readout": "accumulate"}  # the same winner without a norm at run time
+_BACKBONES = {"image_checkpoint": "l2net-tiny", "audio_checkpoint": "audio-snn-tiny"}
 NETWORKS = {
     "scmrl-tiny": plans.Plan(model="scmrl", preset="tiny-fused", pairs=16_000, options=_DIGITS),
     "l2net-tiny": plans.Plan(model="l2net", values=_COUNTS, pairs=16_000, options=replace(_DIGITS, epochs=16)),
     "audio-snn-tiny": plans.Plan(model="audio-snn", values=_COUNTS, pairs=16_000, options=replace(_DIGITS, epochs=16)),
+    "smlp-tiny": plans.Plan(
+        model="smlp", values={**_COUNTS, "frozen": True}, pairs=16_000, options=replace(_DIGITS, epochs=6)
+    ),
     "spikslc-tiny": plans.Plan(
         model="spikslc", data="sloclas-sim", pairs=16_000, options=Options(epochs=30, batch=32, lr=5e-3)
     ),
@@ -40,7 +44,7 @@ def main() -> int:
     for name in args.names or NETWORKS:
         if name not in NETWORKS:
             parser.error(f"no network {name}; there are: {', '.join(NETWORKS)}")
-        trained = train(name, args.out / name)
+        trained = train(name, args.out / name, args.target)
         seen = runs.measure(trained, pairs=TEST_SAMPLES)
         test: dict[str, Any] = {"split": "test", "seed": runs.TEST_SEED, **seen.accuracy.record()}
         if seen.localisation is not None:
@@ -51,9 +55,12 @@ def main() -> int:
     return 0
 
 
-def train(name: str, out: Path) -> Path:
-    """Train one network, or go on with it; returns its checkpoint."""
+def train(name: str, out: Path, models: Path) -> Path:
+    """Train one network, or go on with it; returns its checkpoint. What it is built on lies in ``models``."""
     plan = NETWORKS[name]
+    if plan.model == "smlp":
+        files = {field: str(models / f"{backbone}.pt") for field, backbone in _BACKBONES.items()}
+        plan = replace(plan, values={**plan.values, **files})
     if not (out / plans.PLAN).exists():
         plans.begin(plan, out)
     elif plans.recall(out).command() != plan.command():
