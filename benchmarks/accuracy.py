@@ -48,26 +48,26 @@ _PAD: dict[str, Any] = {"image_pad": 2}
 ROWS = {
     "image": Row(title="image alone", model="scmrl", values={"modalities": ["image"]}, against="none"),
     "audio": Row(title="sound alone", model="scmrl", values={"modalities": ["audio"]}, against="none"),
-    "none": Row(title="S-CMRL trunk, `fusion=none`", model="scmrl", values=_PAD),
-    "spatial": Row(
-        title="S-CMRL, `fusion=spatial`", model="scmrl", values={**_PAD, "fusion": "spatial"}, against="none"
-    ),
-    "temporal": Row(
-        title="S-CMRL, `fusion=temporal`", model="scmrl", values={**_PAD, "fusion": "temporal"}, against="none"
-    ),
+    "none": Row(title="S-CMRL `none`", model="scmrl", values=_PAD),
+    "spatial": Row(title="S-CMRL `spatial`", model="scmrl", values={**_PAD, "fusion": "spatial"}, against="none"),
+    "temporal": Row(title="S-CMRL `temporal`", model="scmrl", values={**_PAD, "fusion": "temporal"}, against="none"),
     "spatiotemporal": Row(
-        title="S-CMRL, `fusion=spatiotemporal`",
+        title="S-CMRL `spatiotemporal`",
         model="scmrl",
         preset="tiny-fused",
         values={"sao": "off"},
         against="none",
     ),
-    "sao-class": Row(title="S-CMRL, SAO by class", model="scmrl", preset="tiny-fused", against="none"),
+    "sao-class": Row(title="the same, SAO by class", model="scmrl", preset="tiny-fused", against="none"),
     "sao-instance": Row(
-        title="S-CMRL, SAO by instance", model="scmrl", preset="tiny-fused", values={"sao": "instance"}, against="none"
+        title="the same, SAO by instance",
+        model="scmrl",
+        preset="tiny-fused",
+        values={"sao": "instance"},
+        against="none",
     ),
     "scale-1": Row(
-        title="S-CMRL, SAO by class, `attention_scale=1`",
+        title="the same, `attention_scale=1`",
         model="scmrl",
         preset="tiny-fused",
         values={"attention_scale": 1.0},
@@ -76,14 +76,14 @@ ROWS = {
     "weight-attention": Row(title="WeightAttention", model="weight-attention", against="none"),
     "sca": Row(title="SCA", model="sca", against="none"),
     "cmci": Row(title="CMCI", model="cmci", against="none"),
-    "l2net": Row(title="L2-ActSpikeNet, image", model="l2net"),
+    "l2net": Row(title="L2-ActSpikeNet (image)", model="l2net"),
     "l2net-plain": Row(title="the same, plain head", model="l2net", values={"head": "linear"}, against="l2net"),
-    "audio-snn": Row(title="audio SNN, sound", model="audio-snn"),
+    "audio-snn": Row(title="audio SNN (sound)", model="audio-snn"),
     "audio-snn-plain": Row(
         title="the same, plain head", model="audio-snn", values={"head": "linear"}, against="audio-snn"
     ),
     "smlp": Row(
-        title="SMLP on both, frozen",
+        title="SMLP on these two, frozen",
         model="smlp",
         values={"frozen": True},
         against="none",
@@ -192,7 +192,19 @@ def _table(data: str, rows: list[tuple[Row, dict[str, Any]]]) -> str:
     pairs, options = RECIPES[data]
     recipe = f"`{data}`: {pairs:,} training samples, {options.epochs} epochs, seed {options.seed}"
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    return f"{recipe}; {TEST_PAIRS:,} test samples, seed {runs.TEST_SEED}.\n\n{table}"
+    return f"{recipe}; {TEST_PAIRS:,} test samples, seed {runs.TEST_SEED}.\n\n{table}{_quiet(rows)}"
+
+
+def _quiet(rows: list[tuple[Row, dict[str, Any]]]) -> str:
+    """A sentence on how often temporal attention fires: it is silent where few spikes meet a high threshold."""
+    found = []
+    for row, record in rows:
+        rates = record.get("temporal_attention_rates")
+        if rates:
+            ordered = sorted(rates, reverse=True)  # image before audio
+            shares = " and ".join(f"{100 * rates[name]:.1f} %" for name in ordered)
+            found.append(f"{row.title.removeprefix('the same, ')} {shares}")
+    return f"\n\nTemporal attention fires in (image and sound): {'; '.join(found)}." if found else ""
 
 
 def main() -> int:
