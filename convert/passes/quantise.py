@@ -377,11 +377,10 @@ class _Builder:
         assert isinstance(source, ir.Input)
         threshold, bias, weight = float(np.max(_levels(node))), total_bias(found), term.weight
         peak = reach(layer, weight, bias, round(source.low / source.step), round(source.high / source.step))
-        h = int(min(self.target.bias_room / peak * threshold, self.target.threshold_room) - 1)
-        if h < 1:
-            raise QuantizeError("currents do not fit the host's bias", where=node.origin or node.name, found=peak)
-        S = (h + self._tie(node)) / threshold
-        shift = _host_shift(S * float(np.abs(weight).max()), S * float(np.abs(bias).max()))
+        rounding = 1 + 0.5 * term.levels * weight[0].size  # of all weights, the bias and the result, at most
+        h, S, shift = self._held_scale(node, threshold, peak, (weight, bias), 0.0)
+        if S * peak + rounding / 2.0**shift + 1 > self.target.bias_room:
+            h, S, shift = self._held_scale(node, threshold, peak, (weight, bias), rounding / 2.0**shift + 1)
         fine = S * 2.0**shift
         geometry = {} if isinstance(layer, ir.Linear) else {k: getattr(layer, k) for k in GEOMETRY}
         current = fixed.HeldCurrent(
@@ -399,6 +398,21 @@ class _Builder:
         a = held(current, self.calibrated[term.source])
         spikes = _walk(population, lambda t: a, self.graph.timesteps, a.shape)
         return self._candidate(node, (current, population), S, spikes)
+
+    def _held_scale(
+        self, node: ir.LIF, threshold: float, peak: float, numbers: tuple[Array, Array], spare: float
+    ) -> tuple[int, float, int]:
+        """(integer threshold, S, fractional bits of the host's numbers) that leave ``spare`` above the largest current.
+
+        Raises:
+            QuantizeError: there is none.
+        """
+        h = int(min((self.target.bias_room - spare) / peak * threshold, self.target.threshold_room) - 1)
+        if h < 1:
+            raise QuantizeError("currents do not fit the host's bias", where=node.origin or node.name, found=peak)
+        S = (h + self._tie(node)) / threshold
+        weight, bias = (S * float(np.abs(part).max()) for part in numbers)
+        return h, S, _host_shift(weight, bias)
 
     def _readout(self, node: ir.Readout) -> None:
         rows = [self.graph[name] for name in node.inputs]
