@@ -60,7 +60,10 @@ def _norm_last(pool: ir.MaxPool2d, before: dict[str, Node]) -> Node | None:
 
 
 def _extremes(pool: ir.MaxPool2d, negative: Array, shape: Shape) -> tuple[ir.Conv2d, ir.LIF]:
-    """OR of a window's spikes, AND in the ``negative`` channels: fire if sum + bias >= 1, bias 1 - size of window."""
+    """OR of a window's spikes, AND in the ``negative`` channels: fire if sum + bias >= 1, bias 1 - size of window.
+
+    The threshold is half of that, as integer weights and biases, each rounded, do not add up to exactly 1.
+    """
     ones = np.ones((shape[0], 1, *pool.kernel))
     size = conv2d(np.ones((1, *shape)), ones, pool.stride, pool.padding, (1, 1), shape[0])[0]
     window = ir.Conv2d(
@@ -81,6 +84,6 @@ def _extremes(pool: ir.MaxPool2d, negative: Array, shape: Shape) -> tuple[ir.Con
         origin=pool.origin,
         decay=0.0,
         gain=1.0,
-        threshold=1.0,
+        threshold=0.5,
     )
     return window, neurons

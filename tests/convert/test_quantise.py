@@ -15,6 +15,7 @@ from avsnn.convert.ir.interpreter import interpret
 from avsnn.convert.ir.node import Node
 from avsnn.convert.ir.stages import check_stage
 from avsnn.convert.ir.text import render
+from avsnn.convert.passes.fold_forward import fold_forward
 from avsnn.convert.passes.integer_formats import Target
 from avsnn.convert.passes.quantise import Scale, quantise
 from avsnn.errors import CapabilityError, InputError, QuantizeError
@@ -140,6 +141,28 @@ def test_or_equals_the_maximum_of_spikes() -> None:
     windows = p0.reshape(*p0.shape[:3], 2, 2, 2, 2).any(axis=(4, 6))
     assert 0 < windows.mean() < 1
     np.testing.assert_array_equal(spikes["pool.or"], windows)
+
+
+@pytest.mark.parametrize("T", [2, 3, 6])
+def test_minima_of_spikes_never_fired_as_integers(T: int) -> None:
+    """A pool behind a norm of negative gain asks for an AND; its sums met the threshold only before rounding."""
+    graph = spiking_graph(2, T=T, depth=2, pool=True)
+    pool, layer = graph["pool"], graph["c1"]
+    ones = np.ones(2)
+    norm = ir.BatchNorm(
+        name="n", inputs=("p0",), shape=graph["p0"].shape, mean=0 * ones, var=ones, gamma=np.array([-1.0, 1.0]), beta=ones
+    )  # fmt: skip
+    nodes = [norm, replace(pool, inputs=("n",))]
+    graph = graph.with_nodes(new for n in graph for new in (nodes if n is pool else [n]))
+    graph = fold_forward(graph)
+    assert not graph.of(ir.MaxPool2d)
+    assert layer.name in graph.by_name
+    integers, _ = quantised(graph)
+    x = inputs_for(graph, 8, batch=6)
+    whole = logical(integers, to_integers(integers, x)).spikes
+    real = interpret(graph, x, force=whole).spikes["pool.extremes"]  # of the same spikes
+    assert 0.02 < real[:, :, 0].mean() < 0.98
+    assert (whole["pool.extremes"] == real).all()
 
 
 def test_fewer_weight_bits_use_the_smaller_grid() -> None:
