@@ -148,10 +148,10 @@ def test_minima_of_spikes_never_fired_as_integers(T: int) -> None:
     """A pool behind a norm of negative gain asks for an AND; its sums met the threshold only before rounding."""
     graph = spiking_graph(2, T=T, depth=2, pool=True)
     pool, layer = graph["pool"], graph["c1"]
-    ones = np.ones(2)
+    ones, signs = np.ones(2), np.array([-1.0, 1.0])
     norm = ir.BatchNorm(
-        name="n", inputs=("p0",), shape=graph["p0"].shape, mean=0 * ones, var=ones, gamma=np.array([-1.0, 1.0]), beta=ones
-    )  # fmt: skip
+        name="n", inputs=("p0",), shape=graph["p0"].shape, mean=0 * ones, var=ones, gamma=signs, beta=ones
+    )
     nodes = [norm, replace(pool, inputs=("n",))]
     graph = graph.with_nodes(new for n in graph for new in (nodes if n is pool else [n]))
     graph = fold_forward(graph)
