@@ -93,7 +93,7 @@ def run(
     named = _by_name(graph, inputs)
     wanted = _wanted(graph, record)
     activity, seconds = _execute(bundle, graph, named, backend, wanted, timeout_s, progress)
-    raw = next(iter(activity.outputs.values()))
+    raw = activity.outputs[graph.outputs[0]]  # back ends return answers in orders of their own
     readout = graph[graph.outputs[0]]
     scale = readout.scale if isinstance(readout, FixedReadout) else 1.0
     return Run(

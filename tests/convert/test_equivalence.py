@@ -83,6 +83,17 @@ def test_answers_count_and_nan_is_no_answer(value: float) -> None:
         eq.compare("n", "d", run, replace(run, outputs={"y": y}), exact=False)
 
 
+def test_two_answers_were_taken_for_each_other_where_a_back_end_sorts_them() -> None:
+    run, other = activity(), np.random.default_rng(1).normal(size=(2, 5))
+    first = replace(run, outputs={"n9": run.outputs["y"], "n10": other})
+    second = replace(run, outputs={"n10": other, "n9": run.outputs["y"]})
+    eq.compare("n", "d", first, second, exact=True)
+    renamed = replace(run, outputs={"a": run.outputs["y"], "b": other})
+    eq.compare("n", "d", first, renamed, exact=True)
+    with pytest.raises(VerifyError, match=r"^n9 "):
+        eq.compare("n", "d", first, replace(run, outputs={"n10": run.outputs["y"], "n9": other}), exact=True)
+
+
 def test_silence_proves_nothing() -> None:
     run = activity()
     quiet = replace(run, spikes={name: np.zeros(SHAPE, dtype=bool) for name in "ab"})
