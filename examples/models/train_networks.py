@@ -29,7 +29,7 @@ NETWORKS = {
         model="smlp", values={**_COUNTS, "frozen": True}, pairs=16_000, options=replace(_DIGITS, epochs=6)
     ),
     "spikslc-tiny": plans.Plan(
-        model="spikslc", data="sloclas-sim", pairs=16_000, options=Options(epochs=30, batch=32, lr=5e-3)
+        model="spikslc", data="sloclas-sim", pairs=12_000, options=Options(epochs=20, batch=32, lr=5e-3)
     ),
 }
 
