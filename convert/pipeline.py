@@ -49,6 +49,7 @@ from avsnn.convert.passes.fold_readout import fold_readout
 from avsnn.convert.passes.integer_formats import Target
 from avsnn.convert.passes.quantise import Scale, quantise
 from avsnn.convert.passes.schedule import depth, schedule
+from avsnn.convert.resume import Kept
 from avsnn.errors import AvsnnError, InputError, TraceError
 from avsnn.hw_profiles.profile import load_profile
 
@@ -95,6 +96,7 @@ def convert(
     timesteps: int | None = None,
     input_spec: Mapping[str, Mapping[str, Any]] | None = None,
     weight_bits: int | None = None,
+    start: str = "traced",
     proof_samples: int = PROOF_SAMPLES,
     seed: int = 0,
     progress: Progress = lambda _text: None,
@@ -102,7 +104,7 @@ def convert(
     """Trace, fold, quantise and schedule a network, proving every step.
 
     Args:
-        source: an ``nn.Module``, a `avsnn.train.checkpoints.Checkpoint`, or a traced `Graph`.
+        source: an ``nn.Module``, a `avsnn.train.checkpoints.Checkpoint`, a traced `Graph`, or a `Bundle`.
         example_inputs: needed for a module: two samples of each input by name.
         target: profile name or path of a TOML file.
         calibration: training inputs that set the integer scales; a checkpoint brings its own.
@@ -110,6 +112,7 @@ def convert(
         timesteps: T, if the module does not say.
         input_spec: coding, range and step of each input; a checkpoint brings its own.
         weight_bits: fewer than the target stores, if wanted.
+        start: the stage of a bundle to start from ("traced", "folded" or "quantised"); stages after it are made again.
         proof_samples: of calibration data in each comparison, and half as many generated ones.
         seed: of generated inputs.
         progress: called with the name of each step as it begins.
@@ -121,17 +124,24 @@ def convert(
     log = _Log(progress=progress)
     profile = load_profile(target)
     formats = Target.of(profile, weight_bits=weight_bits)
+    kept = Kept()
+    if isinstance(source, Bundle):
+        kept = Kept.of(source, start, target=formats, weight_bits=weight_bits)
+        source = source.graph("traced")
     with log.step("trace"):
         traced, module, calibration, meta = _traced(source, example_inputs, calibration, timesteps, input_spec)
         check_stage(traced)
+        meta |= kept.meta
     data = _proof_data(traced, calibration, seed, proof_samples)
     if module is not None:
         with log.step("verify trace"):
             meta["float32_spikes_differing"] = _check_module(module, traced, data, log)
-    folded = _fold(traced, data, seed, log)
+    folded = kept.folded or _fold(traced, data, seed, log)
     with log.step("quantise"):
         training = first_samples(traced, calibration, CALIBRATION_SAMPLES)
-        quantised, scales = quantise(folded, target=formats, calibration=training)
+        quantised, scales = kept.quantised, kept.scales
+        if quantised is None:
+            quantised, scales = quantise(folded, target=formats, calibration=training)
         check_stage(quantised)
     with log.step("verify integers"):
         checked = check_parameters(folded, quantised, scales)
@@ -145,7 +155,7 @@ def convert(
         _check_schedule(quantised, scheduled, data, log)
     graphs = {g.stage: g for g in (traced, folded, quantised, scheduled)}
     record: dict[str, Any] = {
-        "checks": [_check_record(check) for check in log.checks],
+        "checks": [*kept.checks, *(_check_record(check) for check in log.checks)],
         "integers_checked": checked,
         "currents_checked": currents,
         "neurons": [asdict(n) for n in neurons],
@@ -157,7 +167,8 @@ def convert(
     if evaluation is not None:
         with log.step("accuracy"):
             record["accuracy"] = accuracy_of_stages(folded, quantised, evaluation)
-    meta |= {"target": profile.id, "profile_sha256": profile.sha256, "weight_bits": formats.weight_bits, "seed": seed}
+    meta |= {"target": profile.id, "profile_sha256": profile.sha256, "seed": seed}
+    meta["weight_bits"] = kept.meta.get("weight_bits", formats.weight_bits)
     meta |= {"avsnn": __version__, "python": platform.python_version(), "numpy": np.__version__}
     meta["calibration_sha256"] = digest(calibration)
     return Bundle(graphs=graphs, meta=meta, record=record, seconds=log.seconds)

@@ -18,13 +18,23 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from avsnn.cli.inputs import Labelled, TrainedOn, check_count, check_samples, labelled, load_source, steps_of
+from avsnn.cli.inputs import (
+    Labelled,
+    TrainedOn,
+    check_count,
+    check_samples,
+    labelled,
+    load_bundle,
+    load_source,
+    steps_of,
+)
 from avsnn.cli.progress import steps
 from avsnn.convert.bundle import Bundle, seal, staged, write_json
 from avsnn.convert.ir.fixed_interpreter import to_integers
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret
 from avsnn.convert.pipeline import Inputs, Progress, batches, convert, graph_of
+from avsnn.convert.resume import STARTS
 from avsnn.deploy.backends.cpu import simulate
 from avsnn.deploy.capability import capabilities
 from avsnn.deploy.executions import Executions, execute_all
@@ -41,7 +51,8 @@ NO_LAVA = ("cpu",)  # targets that Lava has nothing to do with
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
-    parser.add_argument("model", help="checkpoint (.pt as avsnn-train writes it), or weights with --module")
+    model = "checkpoint (.pt as avsnn-train writes it), weights with --module, or a bundle with --from"
+    parser.add_argument("model", help=model)
     parser.add_argument("--target", default="loihi2", help="hardware profile: a name or a .toml file (default loihi2)")
     parser.add_argument("--out", required=True, help="folder to write")
     parser.add_argument("--force", action="store_true", help="replace a bundle that is there")
@@ -50,6 +61,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=64, help="samples compared on every back end (default 64)")
     parser.add_argument("--calibration", metavar="FILE.npz", help="training inputs that set the scales")
     parser.add_argument("--module", metavar="PKG.MOD:FACTORY", help="MODEL is a state dict for what FACTORY() returns")
+    resume = "MODEL is a bundle: start from its traced, folded or quantised graph, with other options"
+    parser.add_argument("--from", dest="start", choices=STARTS, help=resume)
     parser.add_argument("--timesteps", type=int, help="steps of a window, where the module does not say")
     parser.add_argument("--weight-bits", type=int, help="fewer than the target stores")
     parser.add_argument("--profiles", default="loihi2,loihi1,cmos45", help="profiles to price, comma separated")
@@ -60,7 +73,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  avsnn-convert examples/models/avdigits-tiny.pt --target loihi2 --out build/demo\n"
         "  avsnn-convert net.pt --target cpu --out build/net --data test.npz\n"
-        "  avsnn-convert weights.pth --module mynets.resnet:make --calibration train.npz --out build/mine"
+        "  avsnn-convert weights.pth --module mynets.resnet:make --calibration train.npz --out build/mine\n"
+        "  avsnn-convert build/net --from folded --weight-bits 4 --calibration train.npz --out build/net4"
     )
 
 
@@ -78,11 +92,10 @@ def run(args: argparse.Namespace) -> int:
     use_lava = _use_lava(args.backend, profile.id)
     with staged(args.out, force=args.force) as folder, steps(quiet=args.json) as progress:
         start = time.perf_counter()
-        source, calibration, known = load_source(args.model, args.module, args.calibration)
+        source, calibration, known = _source(args)
         data = _data(args, source, known)
         if args.module is None:  # else the inputs are not known before the module is traced
-            traced = graph_of(source)
-            _check(traced, data, calibration, args)
+            _check(_graph(source), data, calibration, args)
         bundle = convert(
             source,
             calibration,
@@ -90,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
             calibration=calibration,
             timesteps=args.timesteps,
             weight_bits=args.weight_bits,
+            start=args.start or "traced",
             seed=args.seed,
             progress=progress,
         )
@@ -123,9 +137,26 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _source(args: argparse.Namespace) -> tuple[Any, Any, TrainedOn]:
+    """What to convert, training inputs or None, and the data that it was trained on, if that is known."""
+    if args.start is None:
+        if Path(args.model).is_dir():
+            remedy = "name the stage to start from (--from folded, for instance)"
+            raise InputError("a folder, not a checkpoint", where=args.model, remedy=remedy)
+        return load_source(args.model, args.module, args.calibration)
+    if args.module is not None:
+        raise InputError("a bundle needs no module", where="--module", remedy="leave it out, or leave --from out")
+    return *load_bundle(args.model, args.calibration), TrainedOn()
+
+
+def _graph(source: Any) -> Graph:
+    """The traced graph of a bundle or a checkpoint."""
+    return source.graph("traced") if isinstance(source, Bundle) else graph_of(source)
+
+
 def _data(args: argparse.Namespace, source: Any, known: TrainedOn) -> Labelled | None:
     """The samples asked for, or those of the data set that the checkpoint was trained on."""
-    steps = steps_of(graph_of(source)) if args.module is None else None
+    steps = steps_of(_graph(source)) if args.module is None else None
     if args.data is None:
         return labelled(known.name, values=known.values)
     return labelled(args.data, values=known.values if args.data == known.name else None, steps=steps)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from avsnn.convert.bundle import Bundle
 from avsnn.convert.ir.fixed_interpreter import to_integers
 from avsnn.convert.ir.fixed_nodes import FixedInput
 from avsnn.convert.ir.graph import Graph
@@ -214,6 +215,24 @@ def as_values(arrays: Mapping[str, Array], steps: Mapping[str, float] | None = N
 def steps_of(graph: Graph) -> dict[str, float]:
     """What an integer 1 stands for, by input."""
     return {node.name: node.step for node in graph if isinstance(node, Input | FixedInput)}
+
+
+def load_bundle(folder: str, calibration: str | None) -> tuple[Bundle, Any]:
+    """(bundle to convert again, training inputs of a file or of the checkpoint that it came from).
+
+    Raises:
+        InputError: no bundle, one that was changed, or no training inputs, which a bundle does not hold.
+    """
+    bundle = Bundle.load(folder)
+    if calibration is None:
+        remedy = "pass --calibration FILE.npz, or the checkpoint it was made from"
+        raise InputError("a bundle does not hold training inputs", where=folder, remedy=remedy)
+    if Path(calibration).suffix == ".pt":
+        from avsnn.train.checkpoints import load
+
+        return bundle, load(calibration).calibration
+    arrays = {key: array for key, array in load_npz(calibration).items() if key not in TARGETS}
+    return bundle, as_values(arrays, steps_of(bundle.graph("traced")))
 
 
 def load_source(model: str, factory: str | None, calibration: str | None) -> tuple[Any, Any, TrainedOn]:
