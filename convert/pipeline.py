@@ -7,7 +7,8 @@ traced     tracer                                spikes and answers of the modul
 folded     the FOLDS below, one after another    spikes and answers of the graph before, after every pass
 quantised  quantise                              every integer within half a step and its format; currents against
                                                  the folded graph's; neurons against exact fractions
-scheduled  schedule                              every spike, state and answer of ``quantised``, in wall-clock
+scheduled  schedule                              every spike, state and answer of ``quantised``, in wall-clock; all
+                                                 that meets arrives together, also where nothing fires
 ========== ===================================== =============================================================
 
 Comparisons run on calibration data and on generated inputs; the folds also on populations driven by random spikes,
@@ -28,6 +29,7 @@ import numpy as np
 
 from avsnn import __version__
 from avsnn.convert import equivalence as eq
+from avsnn.convert.balance_check import check_balance
 from avsnn.convert.bundle import Bundle, sha256_of
 from avsnn.convert.current_check import check_currents
 from avsnn.convert.format_check import check_formats
@@ -153,6 +155,8 @@ def convert(
         check_stage(scheduled)
     with log.step("verify schedule"):
         _check_schedule(quantised, scheduled, data, log)
+        latency = depth(scheduled) + scheduled.timesteps
+        check_balance(scheduled, latency)
     graphs = {g.stage: g for g in (traced, folded, quantised, scheduled)}
     record: dict[str, Any] = {
         "checks": [*kept.checks, *(_check_record(check) for check in log.checks)],
@@ -161,7 +165,7 @@ def convert(
         "neurons": [asdict(n) for n in neurons],
         "scales": [asdict(s) for s in scales],
         "delays": [asdict(b) for b in balances],
-        "latency_steps": depth(scheduled) + scheduled.timesteps,
+        "latency_steps": latency,
         "agreement": _agreement(folded, quantised, data["calibration"]),
     }
     if evaluation is not None:

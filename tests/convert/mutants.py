@@ -222,6 +222,15 @@ def skips() -> Graph:
     return replace(done, stage="traced")
 
 
+def silent() -> Graph:
+    """A shortcut whose weights are 0 but for one that is too small for a spike."""
+    done = spiking_graph(8, T=3, depth=3, skips=((0, 2),), read=(1,))
+    layer = done["c0to2"]
+    assert isinstance(layer, ir.Conv2d)
+    weak = replace(layer, weight=1e-9 * (layer.weight == layer.weight.max()))
+    return replace(done, nodes=tuple(weak if node is layer else node for node in done), stage="traced")
+
+
 NETWORKS: dict[str, Callable[[], Graph]] = {
     "images": images,
     "chains": chains,
@@ -238,6 +247,7 @@ NETWORKS: dict[str, Callable[[], Graph]] = {
     "subtract": lambda: resets("subtract"),
     "subtract_delayed": lambda: resets("subtract_delayed"),
     "skips": skips,
+    "silent": silent,
 }
 
 

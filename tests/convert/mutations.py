@@ -481,6 +481,16 @@ MUTATIONS: tuple[Mutation, ...] = (
         rule="quantise.quantise", what="the answer divided by another number of steps", network="hard",
         how=nodes(lambda n: replace(n, scale=n.scale / 2), fixed.FixedReadout), found="y: scale",
     ),
+    Mutation(
+        rule="quantise.quantise", what="an answer that reads another population", network="skips",
+        how=nodes(lambda n: replace(n, inputs=("p3",)), fixed.FixedLinear, names="out@p1"),
+        found="out: quantised = folded: answer differs",
+    ),
+    Mutation(
+        rule="quantise.quantise", what="half of the answer forgotten", network="skips",
+        how=nodes(lambda n: replace(n, inputs=n.inputs[1:]), fixed.FixedReadout),
+        found="out: quantised = folded: answer differs",
+    ),
     # quantise_products
     Mutation(
         rule="quantise_products.sources_of", what="keys and values exchanged", network="space",
@@ -574,6 +584,16 @@ MUTATIONS: tuple[Mutation, ...] = (
         how=lambda rule: lambda nodes, *rest: nodes.__setitem__(
             rest[1], replace(rule(nodes, *rest), threshold_mant=1)) or nodes[rest[1]],
         found="p2: scheduled = quantised",
+    ),
+    Mutation(
+        rule="schedule.schedule", what="a delay of nothing that fires", network="silent", at="schedule._delay",
+        how=arguments(lambda nodes, offsets, synapse, wait, limit: (
+            nodes, offsets, synapse, wait - (synapse.name == "c0to2"), limit)),
+        found="p2, from c0to2: arrives at another step",
+    ),
+    Mutation(
+        rule="schedule.depth", what="a step too short", network="skips", how=after(lambda out, *_a: out - 1),
+        found="out: the answer comes at another step",
     ),
     Mutation(
         rule="schedule.schedule", what="inputs of a product not balanced", network="space",
