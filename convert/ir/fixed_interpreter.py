@@ -16,7 +16,7 @@ from avsnn.convert.ir import fixed_nodes as ir
 from avsnn.convert.ir import products
 from avsnn.convert.ir.activity import Activity
 from avsnn.convert.ir.graph import Graph
-from avsnn.convert.ir.kernels import conv2d, per_channel
+from avsnn.convert.ir.kernels import conv2d, per_channel, sparse_sums
 from avsnn.convert.ir.node import Array, Node
 from avsnn.errors import InputError
 from avsnn.hw_profiles import fixed_point
@@ -62,8 +62,11 @@ def held(node: ir.HeldCurrent, x: Array) -> Array:
 
 def connect(node: ir.HeldCurrent | ir.Synapse, x: Array) -> Array:
     """Weighted sums of x (B, *source): (B, *shape)."""
-    weight = node.weight.astype(np.int64)
     x = x.astype(np.int64)
+    if isinstance(node, ir.FixedLinear) and node.entries is not None:
+        values = node.weight_mant[node.entries].astype(np.int64) << node.weight_exp
+        return sparse_sums(x.reshape(len(x), -1), *node.entries, values, len(node.weight_mant))
+    weight = node.weight.astype(np.int64)
     if isinstance(node, ir.FixedConv2d | ir.HeldCurrent) and weight.ndim == 4:
         return conv2d(x, weight, node.stride, node.padding, node.dilation, node.groups)
     return x.reshape(len(x), -1) @ weight.T

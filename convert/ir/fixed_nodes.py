@@ -8,6 +8,7 @@ arrives ``offset`` steps late is reset at wall steps w with ``w % reset_interval
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from avsnn.hw_profiles import fixed_point
 NO_CURRENT_MEMORY = 4095  # decay_u: u keeps nothing, (4096 - (4095 + 1)) / 4096 = 0
 MEMORYLESS = 4096  # decay_v: v keeps nothing
 ACTIVATION_SHIFT = fixed_point.ACTIVATION_SHIFT
+SPARSE = 16  # a matrix of which at most one entry in so many is not 0 is better summed without its zeros
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,6 +88,13 @@ class FixedLinear(Synapse):
     """
 
     output_delay: Array | None = None
+
+    @cached_property
+    def entries(self) -> tuple[Array, Array] | None:
+        """(rows, columns) of the weights that are not 0, row by row, where hardly any is; else None."""
+        few = np.count_nonzero(self.weight_mant) * SPARSE <= self.weight_mant.size
+        rows, columns = np.nonzero(self.weight_mant) if few else (None, None)
+        return None if rows is None or columns is None else (rows, columns)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -34,6 +34,15 @@ def conv2d(x: Array, weight: Array, stride: Pair, padding: Pair, dilation: Pair,
     return y.reshape(n, out, rows, columns)
 
 
+def sparse_sums(x: Array, rows: Array, columns: Array, values: Array, size: int) -> Array:
+    """``x @ W.T`` of x (N, in) with W (size, in) that is ``values`` at (rows, columns), row by row, and 0 elsewhere."""
+    y = np.zeros((len(x), size), dtype=np.result_type(x, values))
+    if len(rows):
+        filled, starts = np.unique(rows, return_index=True)
+        y[:, filled] = np.add.reduceat(x[:, columns] * values, starts, axis=1)
+    return y
+
+
 def image_shape(shape: Shape) -> Shape:
     """What a convolution takes features for: of two axes, an image of one channel."""
     return (1, *shape) if len(shape) == 2 else shape

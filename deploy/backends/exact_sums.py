@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import scipy.sparse
 
 from avsnn.convert.ir.fixed_nodes import FixedConv2d, FixedLinear, HeldCurrent, Synapse
 from avsnn.convert.ir.kernels import image_shape
@@ -92,6 +94,8 @@ class ExactSums:
         """Sums of x (N, *source_shape): (N, *node.shape), floats that are integers."""
         if not self.convolves:
             flat = x.reshape(len(x), -1).astype(self.dtype)
+            if self._sparse is not None:
+                return np.ascontiguousarray((self._sparse @ flat.T).T).reshape(len(x), *self.node.shape)
             return (flat @ self._operand.T).reshape(len(x), *self.node.shape)
         x = x.reshape(len(x), *self._image)
         if self._weight.shape[1] == 1 and len(self._weight) == self._conv.groups:
@@ -107,7 +111,15 @@ class ExactSums:
 
     @cached_property
     def _weight(self) -> Array:
-        return self.node.weight
+        node = self.node  # as stored, if that is what acts: matrices full of zeros are large
+        return node.weight_mant if isinstance(node, Synapse) and not node.weight_exp else node.weight
+
+    @cached_property
+    def _sparse(self) -> Any:
+        """The weight without its zeros, where it has hardly anything else."""
+        if not isinstance(self.node, FixedLinear) or self.node.entries is None:
+            return None
+        return scipy.sparse.csr_array(self._weight.astype(self.dtype))
 
     @cached_property
     def _operand(self) -> Array:
