@@ -15,10 +15,11 @@ help: ## list the targets
 
 setup: $(CORE)/.complete $(LAVA)/.complete $(WHEELS)/.complete ## make the core and the Lava environment (idempotent)
 
-$(CORE)/.complete: requirements/core.txt requirements/dev.txt pyproject.toml
+$(CORE)/.complete: requirements/core.txt requirements/test.txt requirements/dev.txt requirements/norse.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "make: needs Python 3.10 to 3.13; name one with PYTHON=" >&2; exit 2; }
 	test -x $(RUN) || $(PYTHON) -m venv $(CORE)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/norse.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -54,6 +55,7 @@ test-all: setup ## core tests on every Python from 3.10 to 3.13 that is here (on
 		$$p -c '' 2>/dev/null || { echo "python$$v: not here, skipped"; continue; }; \
 		echo "python$$v: $$p"; test -x .venv-$$v/bin/python || $$p -m venv .venv-$$v || exit 1; \
 		.venv-$$v/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/test.txt || exit 1; \
+		.venv-$$v/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/norse.txt || exit 1; \
 		.venv-$$v/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . || exit 1; \
 		.venv-$$v/bin/python -m pytest -q -m "not lava and not slow" || exit 1; \
 	done
@@ -71,6 +73,7 @@ tables: setup ## train and measure everything that the README's tables show (hou
 	OMP_NUM_THREADS=1 $(RUN) benchmarks/accuracy.py --jobs 2
 	OMP_NUM_THREADS=1 $(RUN) benchmarks/quantised.py
 	$(RUN) benchmarks/reference_presets.py
+	$(RUN) benchmarks/readme_tables.py
 
 golden: setup ## rewrite the golden files after a wanted change
 	$(RUN) -m pytest -q tests --update-golden

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -12,13 +13,14 @@ import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 MODEL = EXAMPLES / "models" / "avdigits-tiny.pt"
+NORSE = "ignore:`torch.jit.script` is deprecated:DeprecationWarning"  # what norse calls when it is imported
 
 
 def run(name: str, *arguments: str, folder: Path) -> str:
     """Run an example outside the checkout, without the user's cache, and return what it printed."""
     own = {"AVSNN_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
+        [sys.executable, "-W", "error", "-W", NORSE, str(EXAMPLES / name), *arguments],
         cwd=folder,
         env=os.environ | own,
         capture_output=True,
@@ -54,3 +56,13 @@ def test_your_own_network(tmp_path: Path) -> None:
     assert abs(real - whole) < 0.05
     assert "head@pool#2: waits 1 steps" in text, "the skip is one synapse shorter"
     assert (tmp_path / "mine.pt").is_file()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("norse") is None, reason="norse is not installed (requirements/norse.txt)")
+def test_a_network_of_norse(tmp_path: Path) -> None:
+    text = run("03_resnet_norse.py", folder=tmp_path)
+    real, whole = (float(x) for x in re.findall(r"^(?:float|integers) +([\d.]+)", text, flags=re.MULTILINE))
+    assert real > 0.25, "some seconds of training beat chance, which is 0.1"
+    assert abs(real - whole) < 0.05
+    assert set(re.findall(r"^([\w.@]+): waits 2 steps", text, flags=re.MULTILINE)) == {"down.0@lif", "mean@lif_down"}
+    assert len(re.findall(r"^[\w.]+: [\d.]+ % spikes$", text, flags=re.MULTILINE)) == 6
