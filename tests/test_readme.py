@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,13 @@ def test_the_accuracies_are_those_in_the_checkpoint() -> None:
         wanted = f"| {row} | {record[name]['accuracy']:.3f} | {low:.3f} to {high:.3f} |"
         assert wanted in README
         assert f"On {record[name]['count']:,} generated test pairs" in README
+
+
+def test_the_tables_are_those_that_were_measured() -> None:
+    for name, table in runpy.run_path(str(ROOT / "benchmarks" / "readme_tables.py"))["tables"]().items():
+        assert f"<!-- table: {name} -->\n{table}\n<!-- table: end -->" in README, (
+            f"run benchmarks/readme_tables.py: {name}"
+        )
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
