@@ -24,6 +24,7 @@ from avsnn.convert.ir.products import UNIT_BITS
 from avsnn.convert.passes.quantise import Scale
 from avsnn.errors import VerifyError
 
+COINCIDENCE = "coincidence"  # role of neurons that multiply spikes in place of a product: their sums are counts
 ROUNDING = 1e-9  # relative: float64 sums in another order
 
 
@@ -54,6 +55,8 @@ def check_currents(
         elif isinstance(node, fixed.FixedLIF) and node.name in scale_of:
             sent[node.name] = spikes[node.name].astype(np.int64)
             compared += _population(folded, quantised, node, scale_of[node.name], sent, real)
+        elif isinstance(node, fixed.FixedLIF) and node.role == COINCIDENCE:
+            sent[node.name] = _together(quantised, node, sent)
         elif isinstance(node, fixed.FixedLIF):
             sent[node.name] = _maximum(quantised, node, sent, real)
             compared += sent[node.name].size
@@ -106,21 +109,39 @@ def _population(
     source = folded[neuron.inputs[0]]
     found = bias_of(node)[None, None] / 2.0**fixed.ACTIVATION_SHIFT
     within = np.full(1, 0.5)  # of the bias
-    for part in quantised.sources(node):
-        y, counts = sent[part.name], isinstance(part, fixed.Product) and not isinstance(part, fixed.FixedUnitCurrent)
-        unit = S * getattr(source, "scale", 1.0) / getattr(part, "gain", 1) if counts else 1.0
+    parts = quantised.sources(node)
+    gain = sum(_gain(quantised, part) for part in parts)
+    for part in parts:
+        y, counts = sent[part.name], _gain(quantised, part) != 0
+        unit = S * getattr(source, "scale", 1.0) / gain if counts else 1.0
         found = found + y.reshape(*y.shape[:2], *node.shape) * unit
         if not counts:
             within = within + _bound(part, sent).reshape(-1, *y.shape[1:2], *node.shape)
     return _near(node.name, "current", found, real[source.name] * S, within)
 
 
+def _gain(quantised: Graph, part: Node) -> int:
+    """What one count adds to the current, 0 for what is no count."""
+    if isinstance(part, fixed.Product):
+        return 0 if isinstance(part, fixed.FixedUnitCurrent) else part.gain
+    source = quantised[part.inputs[0]]
+    if isinstance(part, fixed.Synapse) and isinstance(source, fixed.FixedLIF) and source.role == COINCIDENCE:
+        return int(part.weight.min()) + int(part.weight.max())  # one of them is 0
+    return 0
+
+
+def _together(quantised: Graph, node: fixed.FixedLIF, sent: Mapping[str, Array]) -> Array:
+    """The spikes of neurons without memory and bias."""
+    total = sum(sent[part.name] for part in quantised.sources(node))
+    spikes: Array = (np.asarray(total) > node.threshold_mant).astype(np.int64)
+    return spikes
+
+
 def _maximum(quantised: Graph, node: fixed.FixedLIF, sent: Mapping[str, Array], real: Mapping[str, Array]) -> Array:
     """The spikes of a population that stands for a maximum over windows: one without memory and bias."""
-    (part,) = quantised.sources(node)
-    spikes = sent[part.name] > node.threshold_mant
+    spikes = _together(quantised, node, sent)
     _near(node.name, "maximum", spikes.astype(np.float64), real[node.name.removesuffix(".or")], np.zeros(1))
-    return spikes.astype(np.int64)
+    return spikes
 
 
 def _answer(quantised: Graph, node: fixed.FixedReadout, sent: Mapping[str, Array], real: Mapping[str, Array]) -> int:
