@@ -307,3 +307,15 @@ def test_norse_itself_means_what_its_stand_in_means(method: str, known: str) -> 
     assert (node.reset, node.gain) == (known, 0.5)
     checked = compare("norse", "data", witness(module, IMAGE), interpret(graph, IMAGE), exact=False)
     assert not checked.silent
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+def test_norses_cell_with_a_current_that_is_gone_after_its_step() -> None:
+    norse = pytest.importorskip("norse.torch", reason="norse is not installed (requirements/norse.txt)")
+    rate, th, module = torch.tensor(500.0), torch.tensor(0.5), Summed()
+    module.lif = norse.LIFCell(p=norse.LIFParameters(tau_mem_inv=rate, tau_syn_inv=torch.tensor(1000.0), v_th=th))
+    checked = compare("norse", "data", witness(module, IMAGE), interpret(traced(module), IMAGE), exact=False)
+    assert not checked.silent
+    module.lif = norse.LIFCell(p=norse.LIFParameters(tau_mem_inv=rate, v_th=th))  # tau_syn_inv = 200 / s
+    with pytest.raises(TraceError, match="a synaptic current that outlives its step"):
+        traced(module)
