@@ -103,6 +103,8 @@ class _Draw:
         """Mixed, mostly positive, or of one sign; now and then much larger or smaller than those of other layers."""
         low, high = self.pick([(-0.5, 0.9), (-0.5, 0.9), (-0.8, 0.6), (0.0, 0.8), (-0.6, 0.0)])
         found = self.numbers(low, high, *shape)
+        while not found.any():
+            found = self.numbers(low, high, *shape)
         if self.chance(0.1):
             found = found * float(self.pick([1 / 32, 1 / 8, 4, 32]))
             self.parts.add("other scale")
@@ -155,7 +157,7 @@ class _Draw:
         top = float(np.quantile(gain * self.values[current], 0.95))
         name = f"p{len(self.nodes)}"
         for share in rng.permutation([0.15, 0.3, 0.45, 0.6, 0.8, 1.0, 1.4, 2.0]):
-            level = top * float(share) * factors
+            level = top * float(share) * rng.uniform(0.9, 1.1) * factors
             level = np.maximum(np.rint(level * 8) / 8, 0.125) if self.dyadic or counts else level
             threshold = level if level.ndim else float(level)
             if not top > 0.02:
@@ -382,7 +384,7 @@ class _Draw:
     def attention(self) -> None:
         over, heads = self.pick(["space", "time"]), int(self.rng.integers(1, 4))
         width = heads * int(self.rng.integers(1, 4))
-        if over == "space" and self.chance(0.3):  # queries at other positions than keys and values
+        if over == "space" and self.chance(0.45):  # queries at other positions than keys and values
             q, (k, v) = self.trio(1, width)[0], self.trio(2, width)
             self.parts.add("space, other grids")
         else:
