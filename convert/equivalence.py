@@ -201,5 +201,14 @@ def shifted_time(graph: Graph) -> dict[str, Graph]:
     return {name: spoiled for name, spoiled in mistakes.items() if spoiled is not graph}
 
 
+def hasty_coincidences(graph: Graph) -> dict[str, Graph]:
+    """A planted mistake: neurons that wait for all of their spikes fire when one of them is missing."""
+    hasty = graph
+    for node in graph.of(fixed.FixedLIF):
+        if node.role == "coincidence":
+            hasty = _swap(hasty, replace(node, threshold_mant=node.threshold_mant - 1))
+    return {} if hasty is graph else {"every coincidence: one spike may be missing": hasty}
+
+
 def _swap(graph: Graph, node: Node) -> Graph:
     return replace(graph, nodes=tuple(node if old.name == node.name else old for old in graph.nodes))

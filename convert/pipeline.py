@@ -42,6 +42,7 @@ from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret
 from avsnn.convert.ir.node import Array
 from avsnn.convert.ir.stages import check_stage
+from avsnn.convert.lowering_check import check_lowered
 from avsnn.convert.passes.fold_backward import fold_backward
 from avsnn.convert.passes.fold_dsln import fold_dsln
 from avsnn.convert.passes.fold_forward import fold_forward
@@ -49,6 +50,7 @@ from avsnn.convert.passes.fold_identity import fold_identity
 from avsnn.convert.passes.fold_linear import fold_linear
 from avsnn.convert.passes.fold_readout import fold_readout
 from avsnn.convert.passes.integer_formats import Target
+from avsnn.convert.passes.lower_attention import NEURONS, Lowered, lower_attention
 from avsnn.convert.passes.quantise import Scale, quantise
 from avsnn.convert.passes.schedule import depth, schedule
 from avsnn.convert.resume import Kept
@@ -66,6 +68,7 @@ FOLDS: tuple[tuple[str, Callable[[Graph], Graph]], ...] = (
 CALIBRATION_SAMPLES = 32  # of training data, for scales
 PROOF_SAMPLES = 16  # of calibration data, for the comparisons
 CURRENT_SAMPLES = 2  # of each, to compare integer currents with real ones
+ATTENTION = ("own", "stock", "small")
 DRIVE_RATE = 0.3  # of the random spikes that drive every population in turn
 
 Inputs = Mapping[str, Array]
@@ -99,6 +102,8 @@ def convert(
     input_spec: Mapping[str, Mapping[str, Any]] | None = None,
     weight_bits: int | None = None,
     start: str = "traced",
+    attention: str = "own",
+    attention_neurons: int = NEURONS,
     proof_samples: int = PROOF_SAMPLES,
     seed: int = 0,
     progress: Progress = lambda _text: None,
@@ -115,6 +120,9 @@ def convert(
         input_spec: coding, range and step of each input; a checkpoint brings its own.
         weight_bits: fewer than the target stores, if wanted.
         start: the stage of a bundle to start from ("traced", "folded" or "quantised"); stages after it are made again.
+        attention: what runs products of a step: "own" processes, or "stock" neurons and synapses alone (an error beyond
+            ``attention_neurons``), or "small": stock up to that limit, else own.
+        attention_neurons: that one product may add, see `avsnn.convert.passes.lower_attention`.
         proof_samples: of calibration data in each comparison, and half as many generated ones.
         seed: of generated inputs.
         progress: called with the name of each step as it begins.
@@ -124,6 +132,8 @@ def convert(
         AvsnnError: anything else that stops a conversion, with place and remedy (exit code 2).
     """
     log = _Log(progress=progress)
+    if attention not in ATTENTION:
+        raise InputError("unknown choice", where="attention", found=attention, limit=", ".join(ATTENTION))
     profile = load_profile(target)
     formats = Target.of(profile, weight_bits=weight_bits)
     kept = Kept()
@@ -150,11 +160,24 @@ def convert(
         check_formats(quantised, formats)
         currents = _check_currents(folded, quantised, scales, data, seed)
         neurons = check_neurons(folded, quantised, scales, seed=seed)
+    lowered: Graph = quantised
+    products: tuple[Lowered, ...] = ()
+    if attention != "own":
+        with log.step("lower attention"):
+            bits = min(formats.weight_bits, kept.meta.get("weight_bits", formats.weight_bits))
+            few = replace(formats, weight_bits=bits)
+            lowered, products = lower_attention(
+                quantised, target=few, limit=attention_neurons, keep=attention == "small"
+            )
+            check_formats(check_stage(lowered), formats)
+            check_lowered(lowered, products)
+        with log.step("verify lower attention"):
+            _check_lowered(quantised, lowered, data, log)
     with log.step("schedule"):
-        scheduled, balances = schedule(quantised, delay_steps_max=profile.limits.delay_steps_max)
+        scheduled, balances = schedule(lowered, delay_steps_max=profile.limits.delay_steps_max)
         check_stage(scheduled)
     with log.step("verify schedule"):
-        _check_schedule(quantised, scheduled, data, log)
+        _check_schedule(lowered, scheduled, data, log)
         latency = depth(scheduled) + scheduled.timesteps
         check_balance(scheduled, latency)
     graphs = {g.stage: g for g in (traced, folded, quantised, scheduled)}
@@ -165,6 +188,7 @@ def convert(
         "neurons": [asdict(n) for n in neurons],
         "scales": [asdict(s) for s in scales],
         "delays": [asdict(b) for b in balances],
+        "attention": [asdict(p) for p in products],
         "latency_steps": latency,
         "agreement": _agreement(folded, quantised, data["calibration"]),
     }
@@ -308,6 +332,22 @@ def _check_currents(
         spikes = _random_spikes(sent, seed) if name == "generated" else sent
         total += check_currents(folded, quantised, scales, few, spikes)
     return total
+
+
+def _check_lowered(quantised: Graph, lowered: Graph, data: Mapping[str, Inputs], log: _Log) -> None:
+    """Products as coincidences of stock neurons: the same spikes and states everywhere else."""
+    if lowered is quantised:
+        return
+    for name, inputs in data.items():
+        integers = to_integers(quantised, inputs)
+        expected = logical(quantised, integers)
+
+        def run(graph: Graph, integers: Inputs = integers) -> Activity:
+            return logical(graph, integers)
+
+        check = eq.compare("attention in stock neurons = quantised", name, expected, run(lowered), exact=True)
+        spoiled = eq.hasty_coincidences(lowered) if name == "calibration" else {}
+        log.checks.append(eq.with_controls(check, expected, run, spoiled, exact=True))
 
 
 def _check_schedule(quantised: Graph, scheduled: Graph, data: Mapping[str, Inputs], log: _Log) -> None:

@@ -16,7 +16,7 @@ from avsnn.deploy.payload import payload_bits
 from avsnn.errors import CapabilityError
 from avsnn.hw_profiles.profile import Profile
 
-_ROLES = {"or": "or_pool", "relay": "relay"}
+_ROLES = {"or": "or_pool", "relay": "relay", "coincidence": "lif_hard"}
 _RESETS = {"hard": "lif_hard", "subtract": "lif_subtract", "subtract_delayed": "lif_subtract"}
 
 

@@ -92,9 +92,11 @@ class FixedLinear(Synapse):
     @cached_property
     def entries(self) -> tuple[Array, Array] | None:
         """(rows, columns) of the weights that are not 0, row by row, where hardly any is; else None."""
-        few = np.count_nonzero(self.weight_mant) * SPARSE <= self.weight_mant.size
-        rows, columns = np.nonzero(self.weight_mant) if few else (None, None)
-        return None if rows is None or columns is None else (rows, columns)
+        there = self.weight_mant != 0
+        if np.count_nonzero(there) * SPARSE > there.size:
+            return None
+        rows, columns = np.nonzero(there)
+        return rows, columns
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -194,7 +196,8 @@ class FixedLIF(Node):
     u = v = 0 before the first step of every window: logical step 0, or wall steps with
     ``w % reset_interval == reset_phase`` (``reset_interval = 0``: never). Recorded states are u and v after reset.
     |u| must stay below 2^23; a run that leaves the domain raises. (2^23 is ``2^(state_bits - 1)``, 24 on chips.)
-    bias_mant: int64, broadcastable to shape. ``role``: "neuron" (the user's), "or" (a max pool), "relay" (a delay).
+    bias_mant: int64, broadcastable to shape. ``role``: "neuron" (the user's), "or" (a max pool), "relay" (a delay),
+    "coincidence" (a product of spikes).
     """
 
     threshold_mant: int | Array

@@ -74,7 +74,11 @@ class ExactSums:
     @cached_property
     def bound(self) -> int:
         """Largest |y| that can occur, from the weights alone."""
-        rows = np.abs(self._weight.astype(np.float64)).reshape(len(self._weight), -1).sum(axis=1)
+        if self._entries is not None:
+            values = np.abs(self._weight[self._entries].astype(np.float64))
+            rows = np.bincount(self._entries[0], weights=values)
+        else:
+            rows = np.abs(self._weight.astype(np.float64)).reshape(len(self._weight), -1).sum(axis=1)
         return int(rows.max(initial=0.0)) * self.peak
 
     @property
@@ -114,12 +118,17 @@ class ExactSums:
         node = self.node  # as stored, if that is what acts: matrices full of zeros are large
         return node.weight_mant if isinstance(node, Synapse) and not node.weight_exp else node.weight
 
+    @property
+    def _entries(self) -> tuple[Array, Array] | None:
+        return self.node.entries if isinstance(self.node, FixedLinear) else None
+
     @cached_property
     def _sparse(self) -> Any:
         """The weight without its zeros, where it has hardly anything else."""
-        if not isinstance(self.node, FixedLinear) or self.node.entries is None:
+        if self._entries is None:
             return None
-        return scipy.sparse.csr_array(self._weight.astype(self.dtype))
+        values = self._weight[self._entries].astype(self.dtype)
+        return scipy.sparse.csr_array((values, self._entries), shape=self._weight.shape)
 
     @cached_property
     def _operand(self) -> Array:

@@ -94,7 +94,16 @@ def _populations(report: Mapping[str, Any]) -> RenderableType:
     if first["windows"]:
         steps = first["windows"] * report["counts"]["steps"]
         note += f"\nnon-causal: {first['windows']} windows ({steps} of these steps wait for the end of a window)"
-    return Group(table, Text(note))
+    return Group(table, Text(note + _lowered(report)))
+
+
+def _lowered(report: Mapping[str, Any]) -> str:
+    """Which products of activity became stock neurons, and what keeps the others from it; nothing if nobody asked."""
+    rows = report.get("attention", [])  # reports of older bundles have none
+    stock = [row for row in rows if row["runs_on"] == "stock"]
+    lines = [f"products in stock neurons: {len(stock)}, of {sum(row['neurons'] for row in stock):,} coincidences"]
+    lines += [f"  {row['product']} runs on its own process: {row['reason']}" for row in rows if row not in stock]
+    return "".join(f"\n{line}" for line in lines) if rows else ""
 
 
 def _operations(report: Mapping[str, Any]) -> RenderableType:

@@ -39,7 +39,8 @@ OF_PRODUCTS = ("dynamic_and", "dynamic_acc", "dynamic_mul", "dense_macs", "repla
 class SynapseCount:
     """One connection over all samples and steps.
 
-    ``targets`` read it; ``role`` is that of the population it feeds: "neuron", "or", "relay" or "readout".
+    ``targets`` read it; ``role`` is that of the population it feeds: "neuron", "or", "relay",
+    "coincidence" or "readout".
     ``sop_by_sample`` adds up to ``sop_stored``. ``graded`` counts are the subset whose message is neither 1 nor -1, or
     comes from a product, which sends its ``payload_bits`` with every message. ``weights`` are stored parameters.
     """

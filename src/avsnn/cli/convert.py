@@ -33,7 +33,8 @@ from avsnn.convert.bundle import Bundle, seal, staged, write_json
 from avsnn.convert.ir.fixed_interpreter import to_integers
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret
-from avsnn.convert.pipeline import Inputs, Progress, batches, convert, graph_of
+from avsnn.convert.passes.lower_attention import NEURONS
+from avsnn.convert.pipeline import ATTENTION, Inputs, Progress, batches, convert, graph_of
 from avsnn.convert.resume import STARTS
 from avsnn.deploy.backends.cpu import simulate
 from avsnn.deploy.capability import capabilities
@@ -65,6 +66,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="start", choices=STARTS, help=resume)
     parser.add_argument("--timesteps", type=int, help="steps of a window, where the module does not say")
     parser.add_argument("--weight-bits", type=int, help="fewer than the target stores")
+    stock = "products of spikes in a step: processes of their own (default), stock neurons alone, or stock where small"
+    parser.add_argument("--attention", choices=ATTENTION, default=ATTENTION[0], help=stock)
+    most = f"neurons that --attention stock or small may add for one product (default {NEURONS})"
+    parser.add_argument("--attention-neurons", type=int, default=NEURONS, metavar="N", help=most)
     parser.add_argument("--profiles", default="loihi2,loihi1,cmos45", help="profiles to price, comma separated")
     parser.add_argument("--seed", type=int, default=0, help="of generated inputs (default 0)")
     parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds that Lava may take")
@@ -74,7 +79,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  avsnn-convert examples/models/avdigits-tiny.pt --target loihi2 --out build/demo\n"
         "  avsnn-convert net.pt --target cpu --out build/net --data test.npz\n"
         "  avsnn-convert weights.pth --module mynets.resnet:make --calibration train.npz --out build/mine\n"
-        "  avsnn-convert build/net --from folded --weight-bits 4 --calibration train.npz --out build/net4"
+        "  avsnn-convert build/net --from folded --weight-bits 4 --calibration train.npz --out build/net4\n"
+        "  avsnn-convert spikslc.pt --attention small --out build/slc"
     )
 
 
@@ -83,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
     check_count("--samples", args.samples)
     check_count("--timeout", args.timeout)
     check_count("--timesteps", args.timesteps)
+    check_count("--attention-neurons", args.attention_neurons)
     if args.seed < 0:
         raise InputError("must not be negative", where="--seed", found=args.seed)
     if args.timesteps is not None and args.module is None:
@@ -104,6 +111,8 @@ def run(args: argparse.Namespace) -> int:
             timesteps=args.timesteps,
             weight_bits=args.weight_bits,
             start=args.start or "traced",
+            attention=args.attention,
+            attention_neurons=args.attention_neurons,
             seed=args.seed,
             progress=progress,
         )
