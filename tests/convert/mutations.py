@@ -551,6 +551,33 @@ MUTATIONS: tuple[Mutation, ...] = (
         rule="quantise_products.unit_current", what="bias in units of weights", network="units",
         how=after(lambda out, *_a: (replace(out[0], bias=out[0].bias >> UNIT_BITS), *out[1:])), found="c3: bias",
     ),
+    # lower_attention
+    Mutation(
+        rule="lower_attention.lower_attention", what="neurons that fire when a spike is missing", network="stock space",
+        how=nodes(lambda n: replace(n, threshold_mant=n.threshold_mant - 1), fixed.FixedLIF,
+                  names="attention.coincidences"),
+        found="a: attention in stock neurons = quantised",
+    ),
+    Mutation(
+        rule="lower_attention.lower_attention", what="half the gain", network="stock map",
+        at="lower_attention._weights_of", how=after(lambda out, *_a: [(m // 2, e) for m, e in out]),
+        found="m: attention in stock neurons = quantised",
+    ),
+    Mutation(
+        rule="lower_attention.coincidences", what="keys of another token", network="stock space",
+        how=after(lambda out, *_a: replace(
+            out, factors=(out.factors[0], np.roll(out.factors[1], 1), *out.factors[2:]))),
+        found="a: attention in stock neurons = quantised",
+    ),
+    Mutation(
+        rule="lower_attention.coincidences", what="values of another channel", network="stock map",
+        how=after(lambda out, _graph, node: replace(out, result=np.roll(out.result, 4))),
+        found="m: attention in stock neurons = quantised",
+    ),
+    Mutation(
+        rule="lower_attention.neurons_of", what="half as many neurons", network="stock space",
+        how=after(lambda out, *_a: out and out // 2), found="attention: another number of neurons in its place",
+    ),
     # schedule
     *(
         Mutation(

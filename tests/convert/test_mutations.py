@@ -54,16 +54,17 @@ def convert(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     monkeypatch.setattr(integer_check, "TIED", 64)
 
     def run(name: str) -> None:
+        attention, _, name = name.rpartition(" ")
         graph = NETWORKS["skips" if name == "relays" else name]()
         if name == "relays":  # as though synapses could hardly wait
             schedule = vars(pipeline)["schedule"]
             monkeypatch.setattr(pipeline, "schedule", lambda graph, **_o: schedule(graph, delay_steps_max=1))
-        pipeline.convert(graph, calibration=samples(graph), proof_samples=4)
+        pipeline.convert(graph, calibration=samples(graph), proof_samples=4, attention=attention or "own")
 
     return run
 
 
-@pytest.mark.parametrize("name", [*NETWORKS, "relays"])
+@pytest.mark.parametrize("name", [*NETWORKS, "relays", "stock space", "stock map"])
 def test_without_a_mutation_they_convert_or_are_refused(convert: Callable[[str], None], name: str) -> None:
     if name == "apart":
         with pytest.raises(CapabilityError, match="two layers without a neuron between them"):
