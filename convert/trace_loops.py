@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from avsnn.errors import TraceError
 
 ADDS = (operator.add, operator.iadd, torch.add, "add", "add_")
+_CONSTANT = "_tensor_constant"  # how torch.fx names tensors that are no weights
 _REMEDY = "every step must do the same, each cell with the state that it returned in the step before"
 
 
@@ -86,6 +87,25 @@ def find_loop(program: fx.Graph, is_cell: Callable[[fx.Node], bool], sequences: 
     for n in program.nodes:
         found.visit(n)
     return found.finish()
+
+
+def drop_zeros(program: fx.Graph, constants: Callable[[str], object]) -> None:
+    """Write 0 where a sum starts from a tensor of zeros that ``forward`` makes, and take the tensor out.
+
+    Args:
+        program: changed in place.
+        constants: the name that torch.fx gave to a tensor made in ``forward``, to the tensor.
+    """
+    for n in list(program.nodes):
+        if n.op != "get_attr" or not str(n.target).startswith(_CONSTANT):
+            continue
+        value = constants(str(n.target))
+        adds = all(user.target in ADDS and not user.kwargs for user in n.users)
+        if isinstance(value, Tensor) and not value.any() and adds:
+            for user in list(n.users):
+                user.args = tuple(0 if each is n else each for each in user.args)
+                user.op, user.target = "call_function", operator.add  # a number has no method of that name
+            program.erase_node(n)
 
 
 class _Finder:

@@ -22,7 +22,7 @@ from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
 from avsnn.convert.problems import Problem, calling_line
 from avsnn.convert.trace_cells import is_cell, is_foreign
-from avsnn.convert.trace_loops import Sequence, find_loop
+from avsnn.convert.trace_loops import Sequence, drop_zeros, find_loop
 from avsnn.convert.trace_rules import MODULE_RULES
 from avsnn.convert.trace_site import Never, Rule
 from avsnn.convert.trace_walk import NEURONS, ForwardError
@@ -106,6 +106,7 @@ def survey(
     spec = {name: dict((input_spec or {}).get(name, {})) for name in tensors}
     sequences = {name: x.shape for name, x in tensors.items() if spec[name].get("coding") == "sequence"}
     program = _follow(double, rules, sequences)
+    drop_zeros(program, partial(getattr, double))
     loop = find_loop(program, partial(_calls_cell, double), sequences)
     T = _timesteps(double, tensors, spec, timesteps, loop.steps)
     walker = LoopWalker(program, double, spec, T, rules)

@@ -99,6 +99,16 @@ class SummedFromTheFirst(Net):
         return total / T
 
 
+class SummedFromZeros(Net):
+    def forward(self, image: Tensor) -> Tensor:
+        a = b = None
+        total = torch.zeros(1, 3)
+        for _ in range(T):
+            y, a, b = self.step(image, a, b)
+            total = total + self.scores(y)
+        return total / T
+
+
 class Joined(Net):
     def forward(self, image: Tensor) -> Tensor:
         a = b = None
@@ -139,7 +149,7 @@ def traced(module: nn.Module) -> Graph:
 
 
 @pytest.mark.parametrize("reset", [reset_value, reset_subtract])
-@pytest.mark.parametrize("kind", [Summed, SummedFromTheFirst, Joined, Picked, Walked])
+@pytest.mark.parametrize("kind", [Summed, SummedFromTheFirst, SummedFromZeros, Joined, Picked, Walked])
 def test_a_loop_is_one_step_of_it(kind: type[Net], reset: Any) -> None:
     module = kind(reset_method=reset)
     graph = traced(module)
