@@ -2,8 +2,9 @@
 
 One synaptic operation (SOP) is one non-zero message arriving over one connection. ``stored`` counts every existing
 connection, ``nonzero`` only those whose quantised weight is not 0; a chip pays for one or the other. Operations of
-products (attention) are no SOPs and are counted apart, see `avsnn.deploy.reports.dynamic`. Nothing here is derived from
-mean rates, and nothing is a float.
+products (attention) are no SOPs and are counted apart, see `avsnn.deploy.reports.dynamic`. Where coincidences of stock
+neurons stand for a product, their connections are those of weight 1: zeros of such a matrix are stored nowhere. Nothing
+here is derived from mean rates, and nothing is a float.
 """
 
 from __future__ import annotations
@@ -136,6 +137,8 @@ def _check_messages(graph: Graph, node: Node, array: Array) -> int:
 def _synapse(node: Synapse, graph: Graph, seen: _Seen) -> SynapseCount:
     source = graph[node.inputs[0]]
     stored, nonzero = fanout(node, source.shape)
+    if _between_single_neurons(node, graph):
+        stored = nonzero
     events, graded = _events(source, seen)
     by_sample = tuple(_weighted(row, stored) for row in events)
     return SynapseCount(
@@ -213,6 +216,12 @@ def _driven(node: FixedLIF, graph: Graph, seen: _Seen) -> int:
                 hit |= reached(source, sent[source.inputs[0]][step] != 0).reshape(hit.shape)
         total += int(np.count_nonzero(hit))
     return total
+
+
+def _between_single_neurons(node: Synapse, graph: Graph) -> bool:
+    """Whether a 0 in its matrix is no connection at all: what leads to coincidences, and adds them up."""
+    ends = (graph[node.inputs[0]], *graph.readers[node.name])
+    return any(isinstance(end, FixedLIF) and end.role == "coincidence" for end in ends)
 
 
 def _role(node: Synapse, graph: Graph) -> str:

@@ -79,10 +79,9 @@ def build_report(
 def warnings(counts: Counts, capabilities: Sequence[Capability]) -> list[str]:
     """What a reader should look at: connections that are mostly zeros, products that no stock process runs."""
     notes = []
-    meeting = {row.name for row in counts.populations if row.role == "coincidence"}  # added up by 0/1 matrices
     for row in counts.synapses:
         zeros = 1 - row.connections_nonzero / row.connections if row.connections else 0.0
-        if row.role in ("neuron", "readout") and row.source not in meeting and zeros > LOST:
+        if row.role in ("neuron", "readout") and zeros > LOST:
             notes.append(f"{row.name}: {100 * zeros:.1f} % of its connections have weight 0 after quantising")
     own = {row.name for row in counts.products}
     strange = Counter(c.answer for c in capabilities if c.node in own and c.answer != "native")

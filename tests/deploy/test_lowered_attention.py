@@ -79,8 +79,11 @@ def test_the_report_says_what_became_of_attention(stock: tuple[Bundle, Mapping[s
     activity = wall_clock(scheduled, integers)
     counts = count(scheduled, {**integers, **activity.spikes})
     assert sum(row.neurons for row in counts.only("coincidence").populations) == 4 * NEURONS
+    meeting = {row.name: row for row in counts.synapses if ".attend" in row.name}
+    assert len(meeting) == 4 * (3 + 1)
+    assert all(row.connections == NEURONS and row.sop_stored == row.sop_nonzero for row in meeting.values())
     abilities = capabilities(scheduled, load_profile("loihi2"))
-    assert not [note for note in warnings(counts, abilities) if "attend" in note]  # 0/1 matrices are meant to be sparse
+    assert not [note for note in warnings(counts, abilities) if "attend" in note]
     parts: dict[str, Any] = {"accuracy": {}, "energy": [], "executions": []}
     parts |= {"meta": bundle.meta, "record": bundle.record, "counts": counts, "capabilities": abilities}
     report = build_report(graph=scheduled, activity=activity, **parts)
