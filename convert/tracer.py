@@ -241,5 +241,6 @@ def _timesteps(
     found |= {"loop in forward": looped} if looped else {}
     if len(set(found.values())) != 1:
         what = "nobody says how many steps there are" if not found else "several numbers of steps"
-        raise InputError(what, where=type(module).__name__, found=found or None, remedy="pass timesteps=T")
+        remedy = "give all parts of a network the same" if found else "pass timesteps=T"
+        raise InputError(what, where=type(module).__name__, found=found or None, remedy=remedy)
     return next(iter(found.values()))
