@@ -58,16 +58,16 @@ ROWS = {
         values={"sao": "off"},
         against="none",
     ),
-    "sao-class": Row(title="the same, SAO by class", model="scmrl", preset="tiny-fused", against="none"),
+    "sao-class": Row(title="S-CMRL, SAO by class", model="scmrl", preset="tiny-fused", against="none"),
     "sao-instance": Row(
-        title="the same, SAO by instance",
+        title="S-CMRL, SAO by instance",
         model="scmrl",
         preset="tiny-fused",
         values={"sao": "instance"},
         against="none",
     ),
     "scale-1": Row(
-        title="the same, `attention_scale=1`",
+        title="SAO by class, `attention_scale=1`",
         model="scmrl",
         preset="tiny-fused",
         values={"attention_scale": 1.0},
@@ -203,7 +203,7 @@ def _quiet(rows: list[tuple[Row, dict[str, Any]]]) -> str:
         if rates:
             ordered = sorted(rates, reverse=True)  # image before audio
             shares = " and ".join(f"{100 * rates[name]:.1f} %" for name in ordered)
-            found.append(f"{row.title.removeprefix('the same, ')} {shares}")
+            found.append(f"{row.title.removeprefix('S-CMRL, ')} {shares}")
     return f"\n\nTemporal attention fires in (image and sound): {'; '.join(found)}." if found else ""
 
 
