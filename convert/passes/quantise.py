@@ -30,6 +30,7 @@ from avsnn.errors import CapabilityError, QuantizeError
 CANDIDATES = (1.0, 0.97, 0.94, 0.9, 0.86, 0.8)  # fractions of the largest scale that calibration tries
 MIN_THRESHOLD = 64  # levels below the threshold that a scale should offer
 FINEST = 64  # how much smaller than the largest weights those of another connection may be and still be kept fine
+SIMPLE = 32  # denominator of weights that are simple fractions of the threshold
 HOST_WEIGHT_BITS = 16  # the host multiplies the first layer in wide integers
 HOST_BIAS_BITS = 48  # and what it adds must stay exact in floats, too, however small the weights are
 GEOMETRY = ("stride", "padding", "dilation", "groups")
@@ -244,6 +245,8 @@ class _Builder:
                 limit=f"{self.target.weight_bits}-bit weights, {self.target.bias_mant_bits}-bit bias",
             )
         tried = sorted({max(1, int(top * fraction)) for fraction in CANDIDATES}, reverse=True)
+        if isinstance(levels, float) and _commensurate(found, bias, levels):
+            tried = sorted({_meeting(h, node.strict) for h in tried}, reverse=True)
         candidates = [self._integers(node, found, bias, threshold, h) for h in tried]
         return min(candidates, key=lambda c: (c.scale.disagreement, -c.scale.scale))
 
@@ -467,6 +470,18 @@ def _spread(found: list[Term]) -> tuple[float, float]:
     tops = [float(np.abs(t.weight).max(initial=0.0)) for t in found]
     largest = max(tops)
     return largest, max(min((top for top in tops if top > 0), default=0.0), largest / FINEST)
+
+
+def _commensurate(found: list[Term], bias: Array, threshold: float) -> bool:
+    """Whether weights and biases are simple fractions of the threshold, so that currents often meet it exactly."""
+    parts = np.concatenate([bias.ravel(), *(t.weight.ravel() for t in found)]) / threshold * SIMPLE
+    return bool((np.abs(parts - np.rint(parts)) <= 1e-9 * np.maximum(1.0, np.abs(parts))).all())
+
+
+def _meeting(h: int, strict: bool) -> int:
+    """At most h, and such that simple fractions still add up after rounding: to ``h + 1``, or to h if strict."""
+    shift, above = max(0, h.bit_length() - 4), 0 if strict else 1
+    return max(1, ((h + above) >> shift << shift) - above)
 
 
 def _host_shift(weight: float, bias: float) -> int:
