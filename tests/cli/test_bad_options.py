@@ -50,6 +50,7 @@ def refused(avsnn: Command, checkpoint: Path, tmp_path: Path) -> Refused:
         (["--timeout", "nan"], "--timeout: must be above zero"),
         (["--seed", "-1"], "--seed: must not be negative"),
         (["--timesteps", "8"], "--timesteps: a checkpoint has its own steps"),
+        (["--attention-neurons", "0"], "--attention-neurons: must be above zero, found 0"),
         (["--weight-bits", "99"], "loihi2: weight bits out of range, found 99, limit 2 to 8"),
         (["--weight-bits", "1"], "weight bits out of range, found 1"),
         (["--data", "none.npz"], "none.npz: no such file or data set, limit avdigits"),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from avsnn.cli.main import main
 from avsnn.convert import equivalence as eq
 from avsnn.convert import pipeline
 from avsnn.convert.bundle import Bundle
@@ -104,12 +105,27 @@ def test_limits_and_choices(stock: tuple[Bundle, Mapping[str, Array]]) -> None:
 
     with pytest.raises(InputError, match=r"^attention: unknown choice, found all, limit own, stock, small"):
         again(attention="all")
-    with pytest.raises(CapabilityError, match=r"attend.*: attention is too large for stock neurons, found 144 neurons"):
+    with pytest.raises(
+        CapabilityError, match=r"attend.*: attention is too large for stock neurons, found 144.*--attention small"
+    ):
         again(attention="stock", attention_neurons=NEURONS - 1)
     bundle = again(attention="small", attention_neurons=NEURONS - 1)
     assert {row["runs_on"] for row in bundle.record["attention"]} == {"own"}
     assert len(bundle.graph("scheduled").of(fixed.Product)) == 4
     assert again().record["attention"] == []
+
+
+def test_the_command_passes_the_choice_on(
+    stock: tuple[Bundle, Mapping[str, Array]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done, x = stock
+    done.save(tmp_path / "first")
+    np.savez(tmp_path / "train.npz", **x)  # type: ignore[arg-type,unused-ignore]
+    command = ["convert", str(tmp_path / "first"), "--from", "quantised", "--target", "cpu", "--samples", "2"]
+    command += ["--calibration", str(tmp_path / "train.npz"), "--attention", "stock"]
+    assert main([*command, "--out", str(tmp_path / "again"), "--attention-neurons", str(NEURONS)]) == 0
+    assert f"products in stock neurons: 4, of {4 * NEURONS} coincidences" in capsys.readouterr().out
+    assert not Bundle.load(tmp_path / "again").graph("scheduled").of(fixed.Product)
 
 
 @pytest.fixture(scope="module")
