@@ -13,6 +13,7 @@ them (``network.py``, ``tables.py``, ``recorder/``; see its README.txt)::
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -100,18 +101,21 @@ def lower(graph: Graph) -> tuple[dict[str, Any], dict[str, Array]]:
 
 
 class _Arrays:
-    """Arrays under short names, in the smallest integer type that holds them."""
+    """Arrays under short names, in the smallest integer type that holds them; equal ones once."""
 
     def __init__(self) -> None:
         self.by_name: dict[str, Array] = {}
+        self._known: dict[str, str] = {}  # digest to name
 
     def add(self, array: Array) -> str:
         whole = np.asarray(array)
         if not np.issubdtype(whole.dtype, np.integer):
             raise InputError("array is not of integers", where="lava", found=whole.dtype)
         small = next(t for t in (np.int16, np.int32, np.int64) if (whole.astype(t) == whole).all())
-        name = f"a{len(self.by_name):04d}"
-        self.by_name[name] = whole.astype(small)
+        array = np.ascontiguousarray(whole, dtype=small)
+        digest = hashlib.sha256(f"{array.dtype.str}{whole.shape}".encode() + array.tobytes()).hexdigest()
+        name = self._known.setdefault(digest, f"a{len(self.by_name):04d}")
+        self.by_name.setdefault(name, array.reshape(whole.shape))
         return name
 
 
