@@ -237,6 +237,7 @@ class _Builder:
         top = min(top, room)
         if all(t.levels == 1 for t in found):  # spikes alone rarely come together: only what is finer is bounded
             top = max(top, self._largest_threshold(threshold, largest, *limits))
+        top = min(top, self._with_largest_exponent(threshold, largest))
         if top < 1:
             raise QuantizeError(
                 "weights and bias do not fit one scale",
@@ -268,6 +269,10 @@ class _Builder:
                 by_weight *= 2
             limits.append(by_weight)
         return int(min(limits) - 1)  # the threshold lies up to one unit above its integer
+
+    def _with_largest_exponent(self, threshold: float, weight: float) -> int:
+        """Largest threshold whose scale leaves the exponent of the largest weight in its format."""
+        return int((self.target.weight_room * 2.0**self.target.weight_exp_max) / max(weight, 1e-30) * threshold - 1)
 
     def _room(self, threshold: float, found: list[Term]) -> int:
         """Largest threshold for which no input whatever can push the current out of u."""

@@ -210,6 +210,24 @@ def test_weights_far_above_the_threshold_get_an_exponent() -> None:
     check_neurons(graph, integers, scales)
 
 
+def test_weights_a_thousand_times_the_threshold_left_their_exponent() -> None:
+    """A scale was wanted that gives the threshold 64 levels, even where no exponent reaches that far."""
+    graph = spiking_graph(12, T=6, depth=2)
+    layer = graph["c1"]
+    assert isinstance(layer, ir.Conv2d)
+    large = swap(graph, replace(layer, weight=layer.weight * 2000))
+    integers, scales = quantised(large)
+    synapse, population = integers["c1"], integers["p1"]
+    assert isinstance(synapse, fixed.Synapse)
+    assert isinstance(population, fixed.FixedLIF)
+    assert synapse.weight_exp == 7
+    assert 4 < population.threshold_mant < 64
+    check_parameters(large, integers, scales)
+    check_neurons(large, integers, scales)
+    with pytest.raises(QuantizeError, match=r"^p1: weights and bias do not fit one scale"):
+        quantised(swap(graph, replace(layer, weight=layer.weight * 1e6)))
+
+
 def test_a_population_with_tiny_weights_broke_the_check_of_its_neurons() -> None:
     graph = spiking_graph(13, T=1, depth=2)
     layer = graph["c1"]
