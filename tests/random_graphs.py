@@ -406,7 +406,7 @@ class _Draw:
     def means(self) -> None:
         """A product of means, which layers read as numbers."""
         x, y = self.trio(2, int(self.rng.integers(1, 5)))
-        product = self.add(ir.ProductOfMeans, x, y)
+        product = self.add(ir.ProductOfMeans, x, y, shape=self.shape(x))
         self.population(self.conv(product) if self.chance(0.5) else self.linear(product, int(self.rng.integers(2, 9))))
 
     def unit(self) -> None:

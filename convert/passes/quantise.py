@@ -24,7 +24,14 @@ from avsnn.convert.ir.kernels import conv2d, per_channel
 from avsnn.convert.ir.node import Array, Node
 from avsnn.convert.passes.currents import Term, spike_sources, terms, total_bias
 from avsnn.convert.passes.integer_formats import Target, check_range, mantissas, reach, tie
-from avsnn.convert.passes.quantise_products import ATTENDING, count_scale, integer_product, normed, unit_current
+from avsnn.convert.passes.quantise_products import (
+    ATTENDING,
+    HEADROOM,
+    count_scale,
+    integer_product,
+    normed,
+    unit_current,
+)
 from avsnn.errors import CapabilityError, QuantizeError
 
 CANDIDATES = (1.0, 0.97, 0.94, 0.9, 0.86, 0.8)  # fractions of the largest scale that calibration tries
@@ -259,7 +266,8 @@ class _Builder:
 
         threshold: the population's largest; its ``smallest`` is to have enough levels.
         """
-        limits = [float(self.target.threshold_room)]
+        room = (1 << (self.target.state_bits - 1 - fixed.ACTIVATION_SHIFT)) - 1
+        limits = [min(float(self.target.threshold_room), HEADROOM * room)]  # u can reach it against any bias
         if bias > 0:
             limits.append(self.target.bias_room / bias * threshold)
         if weight > 0:
@@ -278,7 +286,7 @@ class _Builder:
         """Largest threshold for which no input whatever can push the current out of u."""
         reach = sum(np.abs(t.weight).reshape(len(t.weight), -1).sum(axis=1).max() * t.levels for t in found)
         room = 1 << (self.target.state_bits - 1 - fixed.ACTIVATION_SHIFT)
-        return int(0.9 * room / max(float(reach), 1e-30) * threshold)
+        return int(HEADROOM * room / max(float(reach), 1e-30) * threshold)
 
     def _integers(self, node: ir.LIF, found: list[Term], bias: Array, threshold: float, h: int) -> _Candidate:
         S = (h + self._tie(node)) / threshold

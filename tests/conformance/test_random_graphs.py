@@ -243,7 +243,7 @@ def test_lava_makes_the_same_mistakes(worker: LavaWorker) -> None:
 PARTS = {
     "Conv2d": 0.5, "Linear": 0.9, "Concat": 0.2, "Add": 0.1, "Scale": 0.2, "Normalise": 0.2, "MaxPool2d": 0.1,
     "stride": 0.5, "padding": 0.5, "dilation": 0.4, "groups": 0.3, "average": 0.01, "chain": 0.05, "Flatten": 0.2,
-    "MeanSpace": 0.2, "Permute": 0.2, "sum": 0.2, "shortcut": 0.1, "norm on shortcut": 0.05, "norm before": 0.1,
+    "MeanSpace": 0.2, "Permute": 0.2, "sum": 0.2, "shortcut": 0.1, "norm on shortcut": 0.03, "norm before": 0.1,
     "norm after": 0.4, "norm after sum": 0.02, "norm before pool": 0.02, "norm in the answer": 0.2, "DSLN": 0.1,
     "DSLN positions": 0.05, "space": 0.1, "space, other grids": 0.01, "time": 0.1, "AttentionMap": 0.05,
     "MappedValues": 0.05, "ProductOfMeans": 0.05, "Unit": 0.1, "hard": 0.7, "subtract": 0.4, "subtract_delayed": 0.4,

@@ -228,6 +228,21 @@ def test_weights_a_thousand_times_the_threshold_left_their_exponent() -> None:
         quantised(swap(graph, replace(layer, weight=layer.weight * 1e6)))
 
 
+def test_a_threshold_beyond_all_weights_stopped_the_conversion() -> None:
+    """It was set so high that u could not reach it against the bias: its neurons could not be checked."""
+    graph = spiking_graph(13, T=1, depth=2)
+    layer, node = graph["c1"], graph["p1"]
+    assert isinstance(layer, ir.Conv2d)
+    assert isinstance(node, ir.LIF)
+    graph = swap(graph, replace(layer, bias=np.full(2, -0.03)))
+    graph = swap(graph, replace(node, threshold=900.0))
+    integers, scales = quantised(graph)
+    check_parameters(graph, integers, scales)
+    assert {check.population: check.ties > 0 for check in check_neurons(graph, integers, scales)} == dict.fromkeys(
+        ("p0", "p1"), True
+    )
+
+
 def test_a_population_with_tiny_weights_broke_the_check_of_its_neurons() -> None:
     graph = spiking_graph(13, T=1, depth=2)
     layer = graph["c1"]
