@@ -69,6 +69,7 @@ CALIBRATION_SAMPLES = 32  # of training data, for scales
 PROOF_SAMPLES = 16  # of calibration data, for the comparisons
 CURRENT_SAMPLES = 2  # of each, to compare integer currents with real ones
 ATTENTION = ("own", "stock", "small")
+SHARES = (1.0, 0.5, 0.2, 0.05)  # of generated inputs that are not 0
 DRIVE_RATE = 0.3  # of the random spikes that drive every population in turn
 
 Inputs = Mapping[str, Array]
@@ -248,14 +249,29 @@ def graph_of(checkpoint: Any) -> Graph:
 
 
 def _proof_data(graph: Graph, calibration: Inputs, seed: int, samples: int) -> dict[str, dict[str, Array]]:
-    """Inputs of the comparisons: a few of calibration, and random ones over the whole declared range."""
-    rng = np.random.default_rng(seed)
-    known, generated, count = first_samples(graph, calibration, samples), {}, max(1, samples // 2)
-    for node in graph.of(ir.Input):
-        lead = (count,) if node.coding == "direct" else (graph.timesteps, count)
-        low, high = round(node.low / node.step), round(node.high / node.step)
-        generated[node.name] = rng.integers(low, high + 1, size=(*lead, *node.shape)) * node.step
+    """Inputs of the comparisons: a few of calibration, and random ones over the whole declared range.
+
+    Some networks are silent on noise. Then a part of it is left out, more and more, until something fires.
+    """
+    known, generated = first_samples(graph, calibration, samples), {}
+    for share in SHARES:
+        rng = np.random.default_rng(seed)
+        count = max(1, samples // 2)
+        generated = {node.name: _noise(node, graph.timesteps, count, share, rng) for node in graph.of(ir.Input)}
+        if any(spikes.any() for spikes in interpret(graph, generated).spikes.values()):
+            break
     return {"calibration": known, "generated": generated}
+
+
+def _noise(node: ir.Input, timesteps: int, count: int, share: float, rng: np.random.Generator) -> Array:
+    """Random multiples of an input's step; all but a ``share`` of them are the value nearest to 0."""
+    lead = (count,) if node.coding == "direct" else (timesteps, count)
+    low, high = round(node.low / node.step), round(node.high / node.step)
+    drawn = rng.integers(low, high + 1, size=(*lead, *node.shape))
+    if share < 1:
+        drawn = np.where(rng.random(drawn.shape) < share, drawn, min(max(0, low), high))
+    values: Array = drawn * node.step
+    return values
 
 
 def first_samples(graph: Graph, inputs: Inputs, samples: int) -> dict[str, Array]:
