@@ -29,8 +29,8 @@ def main() -> int:
     """Rewrite the README."""
     text = README.read_text(encoding="utf-8")
     for name, table in tables().items():
-        pattern = rf"(<!-- table: {name} -->\n).*?(\n<!-- table: end -->)"
-        text, count = re.subn(pattern, lambda m, table=table: m[1] + table + m[2], text, flags=re.DOTALL)
+        pattern = rf"(<!-- table: {name} -->\n).*?(<!-- table: end -->)"
+        text, count = re.subn(pattern, lambda m, table=table: m[1] + table + "\n" + m[2], text, flags=re.DOTALL)
         if count != 1:
             print(f"README.md: {count} places for the table {name}", file=sys.stderr)
             return 1

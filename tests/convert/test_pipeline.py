@@ -324,21 +324,21 @@ def test_integer_types_differ_from_float_ones(bundle: Bundle) -> None:
 
 def test_a_network_that_dense_noise_leaves_silent_converts() -> None:
     """It was refused with "nothing fired": its surround takes away more than uniform noise gives its centre."""
-    kernel = np.full((2, 1, 3, 3), -0.6)
-    kernel[:, :, 1, 1] = 3.0
-    shape = (2, 4, 4)
+    kernel = np.full((2, 1, 3, 3), -2.0)
+    kernel[:, :, 1, 1] = 6.0
+    shape = (2, 10, 10)
     nodes: list[Node] = [
-        ir.Input(name="image", shape=(1, 6, 6)),
+        ir.Input(name="image", shape=(1, 12, 12)),
         ir.Conv2d(name="edges", inputs=("image",), shape=shape, weight=kernel, bias=np.full(2, -2.0)),
         ir.LIF(name="lif", inputs=("edges",), shape=shape, decay=0.5, gain=1.0, threshold=0.6),
-        ir.Flatten(name="flat", inputs=("lif",), shape=(32,)),
-        ir.MeanTime(name="rate", inputs=("flat",), shape=(32,)),
-        ir.Linear(name="head", inputs=("rate",), shape=(2,), weight=np.eye(2).repeat(16, axis=1), bias=np.zeros(2)),
+        ir.Flatten(name="flat", inputs=("lif",), shape=(200,)),
+        ir.MeanTime(name="rate", inputs=("flat",), shape=(200,)),
+        ir.Linear(name="head", inputs=("rate",), shape=(2,), weight=np.eye(2).repeat(100, axis=1), bias=np.zeros(2)),
     ]
     graph = Graph(nodes=tuple(nodes), outputs=("head",), timesteps=2, stage="traced")
-    dots = np.zeros((4, 1, 6, 6))
+    dots = np.zeros((4, 1, 12, 12))
     dots[:, :, 2, 3] = 1.0
-    dense = {"image": np.random.default_rng(0).integers(0, 256, size=(8, 1, 6, 6)) / 255}
+    dense = {"image": np.random.default_rng(0).integers(0, 256, size=(8, 1, 12, 12)) / 255}
     assert not interpret(graph, dense).spikes["lif"].any()
     made = pipeline.convert(graph, calibration={"image": dots}, proof_samples=4)
     assert {check["data"] for check in made.record["checks"]} >= {"calibration", "generated"}
