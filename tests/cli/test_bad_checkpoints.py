@@ -53,7 +53,7 @@ def test_missing_file(refused: Refused, tmp_path: Path) -> None:
 
 
 def test_folder(refused: Refused, tmp_path: Path) -> None:
-    assert "is a directory" in refused(tmp_path)
+    assert "a folder, not a checkpoint" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello\n", b"\x7fELF"], ids=["empty", "text", "binary"])
