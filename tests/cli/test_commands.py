@@ -22,6 +22,7 @@ from avsnn.convert.bundle import Bundle
 from avsnn.deploy.run import run
 
 Command = Callable[..., tuple[int, str, str]]
+MODELS = Path(__file__).parents[2] / "examples" / "models"
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +84,17 @@ def test_convert_for_the_cpu(avsnn: Command, checkpoint: Path, tmp_path: Path) -
     assert f"avsnn-run {out} --data FILE.npz" in text
     assert not (out / "lava").exists()
     assert Bundle.load(out).meta["target"] == "cpu"
+
+
+def test_a_network_that_only_hears_takes_its_part_of_embedded_data(avsnn: Command, tmp_path: Path) -> None:
+    """It was refused, because the data set has pictures as well."""
+    out, model = tmp_path / "net", MODELS / "audio-snn-tiny.pt"
+    code, text, err = avsnn("convert", model, "--backend", "cpu", "--out", out, "--samples", "2")
+    assert (code, err) == (0, "")
+    assert "Accuracy on 500 samples of avdigits" in text
+    code, text, err = avsnn("run", out, "--data", "avdigits", "--samples", "20")
+    assert (code, err) == (0, "")
+    assert "of 20;" in text
 
 
 def test_same_inputs_same_bytes(avsnn: Command, checkpoint: Path, bundle: Path, tmp_path: Path) -> None:

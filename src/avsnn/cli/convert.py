@@ -167,7 +167,7 @@ def _data(args: argparse.Namespace, source: Any, known: TrainedOn) -> Labelled |
     """The samples asked for, or those of the data set that the checkpoint was trained on."""
     steps = steps_of(_graph(source)) if args.module is None else None
     if args.data is None:
-        return labelled(known.name, values=known.values)
+        return labelled(known.name, values=known.values, steps=steps)
     return labelled(args.data, values=known.values if args.data == known.name else None, steps=steps)
 
 

@@ -97,7 +97,7 @@ def _inputs(args: argparse.Namespace, a: Side, b: Side) -> tuple[dict[str, Array
         made = Labelled.generated(scheduled, args.samples)
         inputs, name = dict(made.inputs), made.name
     elif args.input in EMBEDDED:
-        known = labelled(args.input)
+        known = labelled(args.input, steps=steps_of(scheduled))
         assert known is not None
         inputs, name = dict(known.inputs), known.name
     else:

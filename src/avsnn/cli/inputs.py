@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def labelled(
     Args:
         name: a data set or a file.
         values: options of an embedded data set.
-        steps: of the network's inputs, see `as_values`.
+        steps: of the network's inputs, see `as_values`; what it does not take of embedded data is left out.
 
     Raises:
         InputError: no such file or data set, or arrays that do not fit together.
@@ -97,7 +97,9 @@ def labelled(
     if name is None:
         return None
     if name in EMBEDDED:
-        return _embedded(name, values or {})
+        known = _embedded(name, values or {})
+        taken = {key: x for key, x in known.inputs.items() if steps is None or key in steps}
+        return replace(known, inputs=taken)  # a network may see or hear only
     arrays = load_npz(name)
     if "label" not in arrays:
         remedy = "add it: one class number per sample"
