@@ -21,7 +21,8 @@ import numpy as np
 
 from avsnn.archive import replace_file
 from avsnn.cli.inputs import Labelled
-from avsnn.convert.pipeline import batches, convert
+from avsnn.convert.accuracy import batches
+from avsnn.convert.pipeline import convert
 from avsnn.deploy.run import run
 from avsnn.train.checkpoints import Checkpoint, load
 from avsnn.train.data import catalogue

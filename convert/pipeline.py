@@ -29,12 +29,12 @@ import numpy as np
 
 from avsnn import __version__
 from avsnn.convert import equivalence as eq
+from avsnn.convert.accuracy import accuracy_of_stages, agreement
 from avsnn.convert.balance_check import check_balance
 from avsnn.convert.bundle import Bundle, sha256_of
 from avsnn.convert.current_check import check_currents
 from avsnn.convert.format_check import check_formats
 from avsnn.convert.integer_check import check_neurons, check_parameters
-from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir import storage
 from avsnn.convert.ir.activity import Activity
 from avsnn.convert.ir.fixed_interpreter import logical, to_integers, wall_clock
@@ -53,6 +53,7 @@ from avsnn.convert.passes.integer_formats import Target
 from avsnn.convert.passes.lower_attention import NEURONS, Lowered, lower_attention
 from avsnn.convert.passes.quantise import Scale, quantise
 from avsnn.convert.passes.schedule import depth, schedule
+from avsnn.convert.proof_data import first_samples, proof_data, random_spikes
 from avsnn.convert.resume import Kept
 from avsnn.errors import AvsnnError, InputError, TraceError
 from avsnn.hw_profiles.profile import load_profile
@@ -69,8 +70,6 @@ CALIBRATION_SAMPLES = 32  # of training data, for scales
 PROOF_SAMPLES = 16  # of calibration data, for the comparisons
 CURRENT_SAMPLES = 2  # of each, to compare integer currents with real ones
 ATTENTION = ("own", "stock", "small")
-SHARES = (1.0, 0.5, 0.2, 0.05)  # of generated inputs that are not 0
-DRIVE_RATE = 0.3  # of the random spikes that drive every population in turn
 
 Inputs = Mapping[str, Array]
 Progress = Callable[[str], None]
@@ -145,7 +144,7 @@ def convert(
         traced, module, calibration, meta = _traced(source, example_inputs, calibration, timesteps, input_spec)
         check_stage(traced)
         meta |= kept.meta
-    data = _proof_data(traced, calibration, seed, proof_samples)
+    data = proof_data(traced, calibration, seed, proof_samples)
     if module is not None:
         with log.step("verify trace"):
             meta["float32_spikes_differing"] = _check_module(module, traced, data, log)
@@ -191,7 +190,7 @@ def convert(
         "delays": [asdict(b) for b in balances],
         "attention": [asdict(p) for p in products],
         "latency_steps": latency,
-        "agreement": _agreement(folded, quantised, data["calibration"]),
+        "agreement": agreement(folded, quantised, data["calibration"]),
     }
     if evaluation is not None:
         with log.step("accuracy"):
@@ -248,43 +247,6 @@ def graph_of(checkpoint: Any) -> Graph:
         raise TraceError(f"forward cannot be followed ({error})", where=checkpoint.name) from error
 
 
-def _proof_data(graph: Graph, calibration: Inputs, seed: int, samples: int) -> dict[str, dict[str, Array]]:
-    """Inputs of the comparisons: a few of calibration, and random ones over the whole declared range.
-
-    Some networks are silent on noise. Then a part of it is left out, more and more, until something fires.
-    """
-    known, generated = first_samples(graph, calibration, samples), {}
-    for share in SHARES:
-        rng = np.random.default_rng(seed)
-        count = max(1, samples // 2)
-        generated = {node.name: _noise(node, graph.timesteps, count, share, rng) for node in graph.of(ir.Input)}
-        if any(spikes.any() for spikes in interpret(graph, generated).spikes.values()):
-            break
-    return {"calibration": known, "generated": generated}
-
-
-def _noise(node: ir.Input, timesteps: int, count: int, share: float, rng: np.random.Generator) -> Array:
-    """Random multiples of an input's step; all but a ``share`` of them are the value nearest to 0."""
-    lead = (count,) if node.coding == "direct" else (timesteps, count)
-    low, high = round(node.low / node.step), round(node.high / node.step)
-    drawn = rng.integers(low, high + 1, size=(*lead, *node.shape))
-    if share < 1:
-        drawn = np.where(rng.random(drawn.shape) < share, drawn, min(max(0, low), high))
-    values: Array = drawn * node.step
-    return values
-
-
-def first_samples(graph: Graph, inputs: Inputs, samples: int) -> dict[str, Array]:
-    """Return the first samples of each input of the graph."""
-    cut = {}
-    for node in graph.of(ir.Input):
-        if node.name not in inputs:
-            raise InputError("calibration input missing", where=node.name, found=", ".join(inputs) or "none")
-        x = np.asarray(inputs[node.name], dtype=np.float64)
-        cut[node.name] = x[:samples] if node.coding == "direct" else x[:, :samples]
-    return cut
-
-
 def _check_module(module: Any, traced: Graph, data: Mapping[str, Inputs], log: _Log) -> int:
     """Traced graph against the module itself; returns how many spikes float32 decides differently."""
     from avsnn.convert.tracer import witness
@@ -315,7 +277,7 @@ def _fold(traced: Graph, data: Mapping[str, Inputs], seed: int, log: _Log) -> Gr
             for kind, inputs in data.items():
                 expected = eq.in_units_of(interpret(before, inputs), before, after)
                 _check_fold(name, kind, after, inputs, expected, expected.spikes, log)
-            driven = _random_spikes(interpret(before, data["generated"]).spikes, seed)
+            driven = random_spikes(interpret(before, data["generated"]).spikes, seed)
             expected = eq.in_units_of(interpret(before, data["generated"], force=driven), before, after)
             _check_fold(name, "random spikes", after, data["generated"], expected, driven, log)
         before = after
@@ -332,11 +294,6 @@ def _check_fold(
     log.checks.append(eq.with_controls(check, expected, run, eq.negated_row(after), exact=False))
 
 
-def _random_spikes(like: Inputs, seed: int) -> dict[str, Array]:
-    rng = np.random.default_rng(seed + 1)
-    return {name: rng.random(spikes.shape) < DRIVE_RATE for name, spikes in like.items()}
-
-
 def _check_currents(
     folded: Graph, quantised: Graph, scales: tuple[Scale, ...], data: Mapping[str, Inputs], seed: int
 ) -> int:
@@ -345,7 +302,7 @@ def _check_currents(
     for name, inputs in data.items():
         few = first_samples(folded, inputs, CURRENT_SAMPLES)
         sent = interpret(folded, few).spikes
-        spikes = _random_spikes(sent, seed) if name == "generated" else sent
+        spikes = random_spikes(sent, seed) if name == "generated" else sent
         total += check_currents(folded, quantised, scales, few, spikes)
     return total
 
@@ -378,40 +335,6 @@ def _check_schedule(quantised: Graph, scheduled: Graph, data: Mapping[str, Input
         check = eq.compare("scheduled = quantised", name, expected, run(scheduled), exact=True)
         spoiled = eq.negated_row(scheduled) | (eq.shifted_time(scheduled) if name == "calibration" else {})
         log.checks.append(eq.with_controls(check, expected, run, spoiled, exact=True))
-
-
-def _agreement(folded: Graph, quantised: Graph, inputs: Inputs) -> dict[str, float]:
-    """Share of spikes that quantising leaves as they were, per population, errors of earlier layers included."""
-    real = interpret(folded, inputs).spikes
-    whole = logical(quantised, to_integers(quantised, inputs)).spikes
-    return {name: float((spikes == whole[name]).mean()) for name, spikes in real.items()}
-
-
-def accuracy_of_stages(folded: Graph, quantised: Graph, evaluation: tuple[Inputs, Array]) -> dict[str, Any]:
-    """Correct answers of the float and of the integer graph on the same samples, and how many both get right."""
-    inputs, labels = evaluation
-    float_right, integer_right = [], []
-    for batch, wanted in batches(quantised, inputs, labels):
-        float_right.append(interpret(folded, batch).outputs[folded.outputs[0]].argmax(axis=1) == wanted)
-        raw = logical(quantised, to_integers(quantised, batch)).outputs[quantised.outputs[0]]
-        integer_right.append(raw.argmax(axis=1) == wanted)
-    a, b = np.concatenate(float_right), np.concatenate(integer_right)
-    return {
-        "samples": len(labels),
-        "folded": int(a.sum()),
-        "quantised": int(b.sum()),
-        "only_folded_right": int((a & ~b).sum()),
-        "only_quantised_right": int((b & ~a).sum()),
-    }
-
-
-def batches(graph: Graph, inputs: Inputs, labels: Array, size: int = 64) -> Iterator[tuple[dict[str, Array], Array]]:
-    """Cut inputs and labels along the batch axis, which is 0 where direct and 1 where a sequence."""
-    coding = {node.name: getattr(node, "coding", "direct") for node in graph if not node.inputs}
-    for start in range(0, len(labels), size):
-        cut = slice(start, start + size)
-        part = {k: np.asarray(x)[cut] if coding[k] == "direct" else np.asarray(x)[:, cut] for k, x in inputs.items()}
-        yield part, np.asarray(labels)[cut]
 
 
 def _check_record(check: eq.Check) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret
 from avsnn.convert.ir.node import Array, Node
 from avsnn.convert.passes.integer_formats import FRACTION_BITS, Target
-from avsnn.convert.passes.quantise import MIN_THRESHOLD, Scale
+from avsnn.convert.passes.quantise import Scale
+from avsnn.convert.passes.thresholds import MIN_THRESHOLD
 
 EXACT_DECAYS = (0.0, 0.5, 1.0)  # halving is exact as long as v has fractional bits; others round in every step
 UNITY = 4096  # decays are stored as multiples of 1/4096

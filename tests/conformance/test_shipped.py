@@ -16,7 +16,8 @@ from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.activity import Activity
 from avsnn.convert.ir.fixed_interpreter import to_integers, wall_clock
 from avsnn.convert.ir.graph import Graph
-from avsnn.convert.pipeline import convert, first_samples
+from avsnn.convert.pipeline import convert
+from avsnn.convert.proof_data import first_samples
 from avsnn.deploy import lava_env
 from avsnn.deploy.backends.cpu import simulate
 from avsnn.deploy.backends.lava import LavaWorker

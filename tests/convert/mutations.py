@@ -430,32 +430,32 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     # quantise
     Mutation(
-        rule="quantise.quantise", what="decay rounded down", network="hard", at="quantise._Builder._neuron",
+        rule="quantise.quantise", what="decay rounded down", network="hard", at="populations.Populations._neuron",
         how=after(lambda out, _s, node, *_a: replace(out, decay_v=math.floor(4096 * (1 - node.decay)))),
         found="d: decay",
     ),
     Mutation(
         rule="quantise.quantise", what="bias of the population lost", network="hard",
-        at="quantise._Builder._neuron", how=after(lambda out, *_a: replace(out, bias_mant=0 * out.bias_mant)),
+        at="populations.Populations._neuron", how=after(lambda out, *_a: replace(out, bias_mant=0 * out.bias_mant)),
         found="b: bias",
     ),
     Mutation(
-        rule="quantise.quantise", what="every reset hard", network="subtract", at="quantise._Builder._neuron",
+        rule="quantise.quantise", what="every reset hard", network="subtract", at="populations.Populations._neuron",
         how=after(lambda out, *_a: replace(out, reset="hard", subtract=0)), found="a: another reset",
     ),
     Mutation(
         rule="quantise.quantise", what="the real threshold subtracted, off the grid", network="subtract",
-        at="quantise._Builder._neuron", how=after(lambda out, *_a: replace(out, subtract=out.subtract + 4)),
+        at="populations.Populations._neuron", how=after(lambda out, *_a: replace(out, subtract=out.subtract + 4)),
         found="a: amount to subtract",
     ),
     Mutation(
         rule="quantise.quantise", what="strict neurons with a tie rule", network="hard",
-        at="quantise._Builder._tie", how=instead(lambda _self, _node: 0.125),
+        at="thresholds.Thresholds.tie", how=instead(lambda _self: 0.125),
         found="b: the integer neuron differs from the exact",
     ),
     Mutation(
         rule="quantise.quantise", what="thresholds rounded down", network="hard",
-        at="quantise._Builder._thresholds", how=after(lambda out, *_a: out if isinstance(out, int) else out - 1),
+        at="thresholds.Thresholds.rounded", how=after(lambda out, *_a: out if isinstance(out, int) else out - 1),
         found="d: threshold",
     ),
     Mutation(

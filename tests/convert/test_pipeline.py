@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from avsnn.convert import pipeline
+from avsnn.convert.accuracy import accuracy_of_stages
 from avsnn.convert.bundle import Bundle
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir import nodes as ir
@@ -254,7 +255,7 @@ def test_one_wrong_integer_stops_the_conversion_at_its_layer(mistake: str, monke
 
 
 def test_a_missing_tie_rule_stops_the_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("avsnn.convert.passes.quantise.tie", lambda timesteps, reset: 0.0)
+    monkeypatch.setattr("avsnn.convert.passes.thresholds.tie", lambda timesteps, reset: 0.0)
     with pytest.raises(VerifyError, match=r"^lif1: the integer neuron differs from the exact one .*tie rule"):
         converted()
 
@@ -301,7 +302,7 @@ def test_accuracy_is_counted_in_batches_over_all_samples(bundle: Bundle) -> None
     inputs = images(5, 70)
     folded, quantised = bundle.graph("folded"), bundle.graph("quantised")
     answers = interpret(folded, inputs).outputs["head"].argmax(axis=1)
-    counted = pipeline.accuracy_of_stages(folded, quantised, (inputs, answers))
+    counted = accuracy_of_stages(folded, quantised, (inputs, answers))
     assert (counted["samples"], counted["folded"]) == (70, 70)
     assert counted["quantised"] == 70 - counted["only_folded_right"]
     assert counted["only_quantised_right"] == 0

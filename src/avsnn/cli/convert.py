@@ -29,12 +29,13 @@ from avsnn.cli.inputs import (
     steps_of,
 )
 from avsnn.cli.progress import steps
+from avsnn.convert.accuracy import batches
 from avsnn.convert.bundle import Bundle, seal, staged, write_json
 from avsnn.convert.ir.fixed_interpreter import to_integers
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret
 from avsnn.convert.passes.lower_attention import NEURONS
-from avsnn.convert.pipeline import ATTENTION, Inputs, Progress, batches, convert, graph_of
+from avsnn.convert.pipeline import ATTENTION, Inputs, Progress, convert, graph_of
 from avsnn.convert.resume import STARTS
 from avsnn.deploy.backends.cpu import simulate
 from avsnn.deploy.capability import capabilities

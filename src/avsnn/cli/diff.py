@@ -28,8 +28,8 @@ from avsnn.cli.inputs import (
     load_npz,
     steps_of,
 )
+from avsnn.convert.accuracy import batches
 from avsnn.convert.ir.node import Array
-from avsnn.convert.pipeline import batches
 from avsnn.deploy.diff import Comparison, Difference, Side, compare, record
 from avsnn.deploy.operands import Operands
 from avsnn.deploy.repro import INPUTS, write_repro

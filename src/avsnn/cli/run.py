@@ -13,10 +13,10 @@ import numpy as np
 
 from avsnn.archive import write
 from avsnn.cli.inputs import EMBEDDED, Labelled, as_values, check_count, check_samples, labelled, load_npz, steps_of
+from avsnn.convert.accuracy import batches
 from avsnn.convert.bundle import Bundle
 from avsnn.convert.ir.fixed_nodes import FixedInput
 from avsnn.convert.ir.node import Array
-from avsnn.convert.pipeline import batches
 from avsnn.deploy.run import BACKENDS, Run
 from avsnn.deploy.run import run as execute
 from avsnn.errors import InputError

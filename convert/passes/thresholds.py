@@ -1,0 +1,182 @@
+"""How high the integer threshold of a population may be: the number that sets the scale S of all its currents.
+
+``S = (h + g) / threshold`` for the integer threshold h and the tie g of `avsnn.convert.passes.integer_formats`. A
+large h is a fine one; the formats of weights, bias and threshold, and u, which must never overflow, bound it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from avsnn.convert.ir import fixed_nodes as fixed
+from avsnn.convert.ir import nodes as ir
+from avsnn.convert.ir.node import Array
+from avsnn.convert.passes.currents import Term
+from avsnn.convert.passes.integer_formats import Target, tie
+from avsnn.convert.passes.quantise_products import HEADROOM
+from avsnn.errors import QuantizeError
+
+CANDIDATES = (1.0, 0.97, 0.94, 0.9, 0.86, 0.8)  # fractions of the largest scale that calibration tries
+MIN_THRESHOLD = 64  # levels below the threshold that a scale should offer
+FINEST = 64  # how much smaller than the largest weights those of another connection may be and still be kept fine
+SIMPLE = 32  # denominator of weights that are simple fractions of the threshold
+HOST_WEIGHT_BITS = 16  # the host multiplies the first layer in wide integers
+HOST_BIAS_BITS = 48  # and what it adds must stay exact in floats, too, however small the weights are
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Largest |weight| of all connections, and of the finest of them, no less than the largest exponent can bridge.
+
+    Connections share a scale, not an exponent: a scale at which the finest fills its mantissas costs the others
+    nothing. A graded source has such weights, as each of its many levels stands for little.
+    """
+
+    largest: float
+    finest: float
+
+    @staticmethod
+    def of(found: list[Term]) -> Spread:
+        """Measure the connections of one population or read-out."""
+        tops = [float(np.abs(t.weight).max(initial=0.0)) for t in found]
+        largest = max(tops)
+        return Spread(largest=largest, finest=max(min((top for top in tops if top > 0), default=0.0), largest / FINEST))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """Bounds and candidates for the integer threshold of one population.
+
+    Attributes:
+        node: the population of the folded graph.
+        target: integer formats.
+        timesteps: T of the graph.
+    """
+
+    node: ir.LIF
+    target: Target
+    timesteps: int
+
+    @property
+    def levels(self) -> float | Array:
+        """What the current is compared with, ``threshold / gain``: one number, or an array where neurons differ.
+
+        Raises:
+            QuantizeError: one of several thresholds is not positive.
+        """
+        node = self.node
+        levels = np.asarray(node.threshold, dtype=np.float64) / node.gain
+        if levels.min() == levels.max():
+            return float(levels.flat[0])
+        if not levels.min() > 0:
+            raise QuantizeError("thresholds must be positive", where=node.origin or node.name, found=levels.min())
+        return levels
+
+    def tie(self) -> float:
+        """What the threshold stands above its integer: g, 0 for a neuron that fires on ``>``."""
+        return 0.0 if self.node.strict else tie(self.timesteps, self.node.reset)
+
+    def rounded(self, S: float, h: int) -> int | Array:
+        """h, the largest; where thresholds differ, each within half a unit of ``S threshold - g``."""
+        levels, node = self.levels, self.node
+        if isinstance(levels, float):
+            return h
+        rounded: Array = np.rint(S * levels - self.tie()).astype(np.int64)
+        if rounded.min() < 1:
+            raise QuantizeError(
+                "thresholds too far apart for one scale",
+                where=node.origin or node.name,
+                found=f"{levels.min():g} to {levels.max():g}",
+                limit=f"1 to {self.target.threshold_room}",
+            )
+        return rounded
+
+    def to_try(self, found: list[Term], bias: Array) -> list[int]:
+        """Integer thresholds for a population driven by spikes, highest first: a few near the largest possible one.
+
+        Raises:
+            QuantizeError: there is none.
+        """
+        levels, node = self.levels, self.node
+        threshold = float(np.max(levels))
+        spread = Spread.of(found)
+        largest, finest = spread.largest, spread.finest
+        limits = float(np.abs(bias).max()), float(np.min(levels))
+        top, room = self._largest_threshold(threshold, finest, *limits), self._room(threshold, found)
+        top = min(top, room)
+        if all(t.levels == 1 for t in found):  # spikes alone rarely come together: only what is finer is bounded
+            top = max(top, self._largest_threshold(threshold, largest, *limits))
+        top = min(top, self._with_largest_exponent(threshold, largest))
+        if top < 1:
+            raise QuantizeError(
+                "weights and bias do not fit one scale",
+                where=node.origin or node.name,
+                found=f"weight {largest:g}, bias {np.abs(bias).max():g}, threshold {threshold:g}",
+                limit=f"{self.target.weight_bits}-bit weights, {self.target.bias_mant_bits}-bit bias",
+            )
+        tried = sorted({max(1, int(top * fraction)) for fraction in CANDIDATES}, reverse=True)
+        if isinstance(levels, float) and _commensurate(found, bias, levels):
+            tried = sorted({_meeting(h, node.strict) for h in tried}, reverse=True)
+        return tried
+
+    def for_host(self, peak: float, numbers: tuple[Array, Array], spare: float) -> tuple[int, float, int]:
+        """(integer threshold, S, fractional bits of the host's numbers) that leave ``spare`` above the largest current.
+
+        Raises:
+            QuantizeError: there is none.
+        """
+        node, threshold = self.node, float(np.max(self.levels))
+        h = int(min((self.target.bias_room - spare) / peak * threshold, self.target.threshold_room) - 1)
+        if h < 1:
+            raise QuantizeError("currents do not fit the host's bias", where=node.origin or node.name, found=peak)
+        S = (h + self.tie()) / threshold
+        weight, bias = (S * float(np.abs(part).max()) for part in numbers)
+        return h, S, _host_shift(weight, bias)
+
+    def _largest_threshold(self, threshold: float, weight: float, bias: float, smallest: float) -> int:
+        """Largest integer threshold whose scale keeps weights, bias and threshold inside their formats.
+
+        threshold: the population's largest; its ``smallest`` is to have enough levels.
+        """
+        room = (1 << (self.target.state_bits - 1 - fixed.ACTIVATION_SHIFT)) - 1
+        limits = [min(float(self.target.threshold_room), HEADROOM * room)]  # u can reach it against any bias
+        if bias > 0:
+            limits.append(self.target.bias_room / bias * threshold)
+        if weight > 0:
+            by_weight = self.target.weight_room / weight * threshold
+            # an exponent keeps the threshold fine where weights are far above it
+            while by_weight * smallest < MIN_THRESHOLD * threshold:
+                by_weight *= 2
+            limits.append(by_weight)
+        return int(min(limits) - 1)  # the threshold lies up to one unit above its integer
+
+    def _with_largest_exponent(self, threshold: float, weight: float) -> int:
+        """Largest threshold whose scale leaves the exponent of the largest weight in its format."""
+        return int((self.target.weight_room * 2.0**self.target.weight_exp_max) / max(weight, 1e-30) * threshold - 1)
+
+    def _room(self, threshold: float, found: list[Term]) -> int:
+        """Largest threshold for which no input whatever can push the current out of u."""
+        reach = sum(np.abs(t.weight).reshape(len(t.weight), -1).sum(axis=1).max() * t.levels for t in found)
+        room = 1 << (self.target.state_bits - 1 - fixed.ACTIVATION_SHIFT)
+        return int(HEADROOM * room / max(float(reach), 1e-30) * threshold)
+
+
+def _commensurate(found: list[Term], bias: Array, threshold: float) -> bool:
+    """Whether weights and biases are simple fractions of the threshold, so that currents often meet it exactly."""
+    parts = np.concatenate([bias.ravel(), *(t.weight.ravel() for t in found)]) / threshold * SIMPLE
+    return bool((np.abs(parts - np.rint(parts)) <= 1e-9 * np.maximum(1.0, np.abs(parts))).all())
+
+
+def _meeting(h: int, strict: bool) -> int:
+    """At most h, and such that simple fractions still add up after rounding: to ``h + 1``, or to h if strict."""
+    shift, above = max(0, h.bit_length() - 4), 0 if strict else 1
+    return max(1, ((h + above) >> shift << shift) - above)
+
+
+def _host_shift(weight: float, bias: float) -> int:
+    """Fractional bits that the host's numbers can have, the largest being ``weight`` and ``bias`` activation units."""
+    by_weight = ((1 << (HOST_WEIGHT_BITS - 1)) - 1) / max(weight, 1e-30)
+    by_bias = (1 << (HOST_BIAS_BITS - 1)) / max(bias, 1.0)
+    return max(0, int(np.floor(np.log2(min(by_weight, by_bias)))))
