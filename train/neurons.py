@@ -172,7 +172,10 @@ class LIF(nn.Module):
         self.detach_membrane, self.detach_reset = detach_membrane, detach_reset
 
     def forward(self, currents: Tensor) -> Tensor:
-        """Return the spikes (0 or 1, the dtype of ``currents``) of ``currents`` (T, B, *)."""
+        """Return the spikes (0 or 1, the dtype of ``currents``) of ``currents`` (T, B, *).
+
+        Membranes are float32 where currents are of half precision: 8 bits would lose what leaks from step to step.
+        """
         cell = _Cell(
             decay=self.decay,
             gain=self.gain,
@@ -184,8 +187,9 @@ class LIF(nn.Module):
             detach_membrane=self.detach_membrane,
             detach_reset=self.detach_reset,
         )
-        spikes: Tensor = _Walk.apply(currents, cell)  # type: ignore[no-untyped-call]
-        return spikes
+        wide = currents.float() if currents.dtype in (torch.bfloat16, torch.float16) else currents
+        spikes: Tensor = _Walk.apply(wide, cell)  # type: ignore[no-untyped-call]
+        return spikes.to(currents.dtype)
 
     def extra_repr(self) -> str:
         """Return the switches for `repr`."""

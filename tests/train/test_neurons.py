@@ -201,3 +201,21 @@ def test_blocks_and_layout_change_no_bit(reset: Reset, last: bool, monkeypatch: 
     assert 0.05 < wanted[0][0].mean() < 0.95
     assert torch.equal(wanted[0][0], wanted[1][0])
     assert torch.equal(wanted[0][1], wanted[1][1])
+
+
+def test_currents_of_half_precision_have_membranes_of_single_precision() -> None:
+    """Under autocast convolutions give bfloat16, whose 8 bits moved a part of the spikes."""
+    torch.manual_seed(0)
+    currents = (torch.rand(8, 64, 32) * 2.5).bfloat16().requires_grad_()
+    spikes = LIF()(currents)
+    assert spikes.dtype == torch.bfloat16
+    assert 0.02 < float(spikes.detach().float().mean()) < 0.9
+    wide = currents.detach().float().requires_grad_()
+    expected = LIF()(wide)
+    assert torch.equal(spikes.float(), expected)
+    weights = torch.rand_like(expected)
+    (spikes * weights.bfloat16()).sum().backward()
+    (expected * weights.bfloat16().float()).sum().backward()
+    assert currents.grad is not None
+    assert wide.grad is not None
+    assert torch.allclose(currents.grad.float(), wide.grad, rtol=1e-2, atol=1e-3)
