@@ -43,6 +43,7 @@ class Check:
         samples: how many.
         populations: per population, in order; mismatches are zero by construction, ties are counted.
         controls: deliberate mistakes that the same comparison did notice.
+        planted: how many there were.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Check:
     samples: int
     populations: tuple[PopulationCheck, ...]
     controls: tuple[str, ...] = ()
+    planted: int = 0
 
     @property
     def silent(self) -> tuple[str, ...]:
@@ -167,7 +169,7 @@ def with_controls(
             noticed.append(mistake)
     if spoiled and not noticed:
         raise VerifyError(f"{check.name} on {check.data} did not notice a planted mistake", where=", ".join(spoiled))
-    return replace(check, controls=tuple(noticed))
+    return replace(check, controls=tuple(noticed), planted=len(spoiled))
 
 
 def negated_row(graph: Graph) -> dict[str, Graph]:

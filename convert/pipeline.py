@@ -347,6 +347,7 @@ def _check_record(check: eq.Check) -> dict[str, Any]:
         "ties": sum(p.ties for p in check.populations),
         "silent": list(check.silent),
         "controls_noticed": list(check.controls),
+        "controls_planted": check.planted,
         "populations": {p.name: {"compared": p.spikes + p.states, "rate": p.rate} for p in check.populations},
     }
 

@@ -63,11 +63,13 @@ def _proofs(report: Mapping[str, Any]) -> RenderableType:
             f"{row['compared']:,}",
             str(row["mismatches"]),
             str(row.get("ties", 0)),
-            f"{len(row['controls_noticed'])} of {len(row['controls_noticed'])}",
+            f"{len(row['controls_noticed'])} of {row.get('controls_planted', '?')}",  # older bundles do not say
         )
+    windows, differing = report["tie_windows_checked"], report.get("tie_windows_differing", 0)
+    same = f"compared with exact fractions, {differing:,} differ" if differing else "equal to exact fractions"
     integers = Text(
         f"{report['integers_checked']:,} integers within half a step of their real value; "
-        f"{report['tie_windows_checked']:,} windows full of ties equal to exact fractions"
+        f"{windows:,} windows full of ties {same}"
     )
     return Group(table, integers)
 

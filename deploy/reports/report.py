@@ -59,6 +59,7 @@ def build_report(
         "proofs": [{k: v for k, v in check.items() if k != "populations"} for check in record["checks"]],
         "integers_checked": record["integers_checked"],
         "tie_windows_checked": sum(n["windows"] for n in record["neurons"]),
+        "tie_windows_differing": sum(n["mismatches"] for n in record["neurons"]),
         "executions": [_execution(check) for check in executions],
         "populations": [_population(node, activity, executions) for node in graph.of(fixed.FixedLIF)],
         "delays": record["delays"],
@@ -71,7 +72,7 @@ def build_report(
             "nodes": [asdict(c) for c in capabilities],
         },
         "counts": counts.to_json(),
-        "warnings": warnings(counts, capabilities),
+        "warnings": warnings(counts, capabilities) + approximations(record),
         "energy": {report.profile: report.to_json() for report in energy},
     }
 
@@ -86,6 +87,21 @@ def warnings(counts: Counts, capabilities: Sequence[Capability]) -> list[str]:
     own = {row.name for row in counts.products}
     strange = Counter(c.answer for c in capabilities if c.node in own and c.answer != "native")
     notes += [f"{number} products of activity run on {answer}" for answer, number in sorted(strange.items())]
+    return notes
+
+
+def approximations(record: Mapping[str, Any]) -> list[str]:
+    """Where neurons are not those of the folded graph: decays and thresholds that rounded, windows that differ."""
+    notes = []
+    for what, key in (("decay", "decay_error"), ("one of several thresholds, in integer units,", "threshold_error")):
+        errors = {scale["population"]: abs(scale.get(key, 0.0)) for scale in record.get("scales", ()) if scale.get(key)}
+        if errors:
+            worst = max(errors, key=errors.__getitem__)
+            notes.append(f"{what} rounded in {len(errors)} populations, most in {worst}: by {errors[worst]:.2g}")
+    for check in record["neurons"]:
+        if check["mismatches"]:
+            share = f"{check['mismatches']} of {check['windows']:,}"
+            notes.append(f"{check['population']}: {share} windows steered to ties differ from exact fractions")
     return notes
 
 
@@ -119,6 +135,7 @@ def _execution(check: Check) -> dict[str, Any]:
         "mismatches": 0,  # a single one would have stopped the conversion
         "silent": list(check.silent),
         "controls_noticed": list(check.controls),
+        "controls_planted": check.planted,
     }
 
 

@@ -31,7 +31,7 @@ from avsnn.deploy import lava_env
 from avsnn.deploy.backends.cpu import simulate
 from avsnn.deploy.backends.lava import LavaWorker
 from avsnn.deploy.exports.lava import write_lava
-from avsnn.errors import DomainError, VerifyError
+from avsnn.errors import DomainError, QuantizeError, VerifyError
 from tests.random_graphs import draw
 
 FOUND = lava_env.doctor()
@@ -40,6 +40,7 @@ STEPS = range(1, 8)
 EACH = 15  # networks of every length of the window
 MANY = int(os.environ.get("AVSNN_RANDOM_GRAPHS", "2100"))
 AT_ONCE = 15  # of the many: that many share one run of Lava
+NO_ROOM = "currents do not fit the host's bias"  # thousands of thresholds: no format of the target holds them
 MISTAKES = ("weight", "delay", "threshold", "reset")
 
 
@@ -61,7 +62,7 @@ class Proved:
 
 
 def prove(seed: int, T: int, blocks: int | None) -> Proved | None:
-    """All stages, the comparisons of the pipeline, storage and the simulator; None where generated inputs are lost."""
+    """All stages, the comparisons of the pipeline, storage and the simulator; None where one is refused by name."""
     name = f"draw({seed}, {T}, {blocks})"
     try:
         drawn = draw(seed, T, blocks)
@@ -73,7 +74,8 @@ def prove(seed: int, T: int, blocks: int | None) -> Proved | None:
         streams = 1 if seed % 2 else None
         same(expected, simulated(stored["scheduled"], integers, streams), "simulator")
     except Exception as error:
-        if isinstance(error, VerifyError) and "nothing fired" in str(error):  # the pipeline proves nothing by silence
+        silent = isinstance(error, VerifyError) and "nothing fired" in str(error)  # nothing is proved by silence
+        if silent or (isinstance(error, QuantizeError) and NO_ROOM in str(error)):
             return None
         raise AssertionError(f"{name}: {error}") from error
     return Proved(
@@ -114,7 +116,7 @@ def batch(T: int) -> tuple[Proved, ...]:
 
 
 def proved(T: int, seeds: Sequence[int], *, small: bool) -> tuple[Proved, ...]:
-    """Those of the seeds that are not silent, which are nearly all."""
+    """Those of the seeds that are neither silent nor out of every format, which are nearly all."""
     found = [prove(seed, T, 1 + seed % 4 if small else None) for seed in seeds]
     alive = tuple(network for network in found if network is not None)
     assert len(alive) >= 0.8 * len(found)

@@ -22,7 +22,7 @@ from avsnn.deploy.executions import execute_all
 from avsnn.deploy.reports.counts import count
 from avsnn.deploy.reports.energy import price
 from avsnn.deploy.reports.render import render_report
-from avsnn.deploy.reports.report import build_report, warnings
+from avsnn.deploy.reports.report import approximations, build_report, warnings
 from avsnn.hw_profiles.profile import load_profile
 
 SHAPE = (4, 3)
@@ -142,3 +142,26 @@ def test_what_was_not_counted_is_not_shown_as_zero(report: dict[str, Any]) -> No
             row.pop(name, None)
     rows = [line for line in shown(partial).splitlines() if line.startswith(("over_t", "gate "))]
     assert all(line.count("not counted") == 3 for line in rows[-3:])
+
+
+def test_neurons_that_are_not_exact_are_named_and_not_called_equal(report: dict[str, Any]) -> None:
+    """The report once called all windows equal to exact fractions, whatever had been counted."""
+    exact = {"population": "a", "windows": 2048, "ties": 500, "mismatches": 0}
+    scales = [
+        {"population": "a", "decay_error": 0.0, "threshold_error": 0.0},
+        {"population": "b", "decay_error": -4.9e-05, "threshold_error": 0.49},
+    ]
+    assert approximations({"neurons": [exact], "scales": scales[:1]}) == []
+    notes = approximations({"neurons": [exact, {**exact, "population": "b", "mismatches": 13}], "scales": scales})
+    assert [note.split(" ")[0] for note in notes] == ["decay", "one", "b:"]
+    assert "13 of 2,048" in notes[-1]
+    wrong = {**report, "tie_windows_checked": 4096, "tie_windows_differing": 13}
+    assert "4,096 windows full of ties compared with exact fractions, 13 differ" in " ".join(shown(wrong).split())
+    assert "equal to exact fractions" in " ".join(shown(report).split())
+
+
+def test_mistakes_that_went_unnoticed_are_counted(report: dict[str, Any]) -> None:
+    """Three of three once stood for all that were noticed, however many had been planted."""
+    row = {"name": "x", "data": "y", "samples": 1, "compared": 1, "mismatches": 0, "ties": 0}
+    row |= {"controls_noticed": ["one"], "controls_planted": 3}
+    assert "1 of 3" in shown({**report, "proofs": [row]})
