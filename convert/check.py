@@ -18,9 +18,9 @@ from avsnn.convert.ir.stages import SPEC, check_stage
 from avsnn.convert.passes.integer_formats import Target
 from avsnn.convert.passes.quantise import quantise
 from avsnn.convert.passes.schedule import schedule
-from avsnn.convert.pipeline import CALIBRATION_SAMPLES, FOLDS, Inputs
+from avsnn.convert.pipeline import CALIBRATION_SAMPLES, FOLDS
 from avsnn.convert.problems import Problem, failing_line
-from avsnn.convert.proof_data import first_samples
+from avsnn.convert.proof_data import Inputs, first_samples
 from avsnn.convert.risks import Risk, integer_risks, layer_risks, silence, weight_risks
 from avsnn.convert.shares import Shares, is_population
 from avsnn.errors import AvsnnError

@@ -15,8 +15,11 @@ from avsnn.errors import InputError
 SHARES = (1.0, 0.5, 0.2, 0.05)  # of generated inputs that are not 0
 DRIVE_RATE = 0.3  # of the random spikes that drive every population in turn
 
+Inputs = Mapping[str, Array]
+"""Arrays by input name."""
 
-def proof_data(graph: Graph, calibration: Mapping[str, Array], seed: int, samples: int) -> dict[str, dict[str, Array]]:
+
+def proof_data(graph: Graph, calibration: Inputs, seed: int, samples: int) -> dict[str, dict[str, Array]]:
     """Return inputs of the comparisons by kind: a few of calibration, and random ones over the whole declared range.
 
     Some networks are silent on noise. Then a part of it is left out, more and more, until something fires.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from avsnn.convert import pipeline
+from avsnn.convert import pipeline, proofs
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Node
@@ -94,7 +94,7 @@ class Everything:
 
 
 def fold(graph: Graph) -> set[str]:
-    log = pipeline._Log(progress=lambda _text: None)
+    log = proofs.Log(progress=lambda _text: None)
     pipeline._fold(graph, {"generated": inputs_for(graph, 0, batch=2)}, 0, log)
     return {check.name.split()[0] for check in log.checks}
 

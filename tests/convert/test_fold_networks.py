@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from avsnn.convert import pipeline
+from avsnn.convert import pipeline, proofs
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret
@@ -31,7 +31,7 @@ def folded(name: str) -> tuple[Graph, Graph, dict[str, Array], Any]:
     module = build(CASES[name])
     x, spec = inputs(module)
     traced = trace(module, x, input_spec=spec)
-    log = pipeline._Log(progress=lambda _text: None)
+    log = proofs.Log(progress=lambda _text: None)
     return traced, pipeline._fold(traced, {"generated": x}, 0, log), x, log
 
 

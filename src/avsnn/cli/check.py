@@ -86,7 +86,7 @@ def _abilities(graph: Graph, profile: Profile) -> Iterator[Risk]:
 
 
 def _checkpoint(args: argparse.Namespace) -> tuple[Traced, dict[str, Array]]:
-    from avsnn.convert.pipeline import graph_of
+    from avsnn.convert.sources import graph_of
     from avsnn.train.checkpoints import load
     from avsnn.train.models.table import MODELS
 

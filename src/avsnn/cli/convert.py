@@ -35,8 +35,11 @@ from avsnn.convert.ir.fixed_interpreter import to_integers
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret
 from avsnn.convert.passes.lower_attention import NEURONS
-from avsnn.convert.pipeline import ATTENTION, Inputs, Progress, convert, graph_of
+from avsnn.convert.pipeline import ATTENTION, convert
+from avsnn.convert.proof_data import Inputs
+from avsnn.convert.proofs import Progress
 from avsnn.convert.resume import STARTS
+from avsnn.convert.sources import graph_of
 from avsnn.deploy.backends.cpu import simulate
 from avsnn.deploy.capability import capabilities
 from avsnn.deploy.executions import Executions, execute_all

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from avsnn.convert.pipeline import Progress
+from avsnn.convert.proofs import Progress
 
 
 @contextmanager

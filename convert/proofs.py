@@ -1,0 +1,128 @@
+"""The comparisons of a conversion: what each stage must share with the one before, as `equivalence.Check` in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from avsnn.convert import equivalence as eq
+from avsnn.convert.current_check import check_currents
+from avsnn.convert.ir.activity import Activity
+from avsnn.convert.ir.fixed_interpreter import logical, to_integers, wall_clock
+from avsnn.convert.ir.graph import Graph
+from avsnn.convert.ir.interpreter import interpret
+from avsnn.convert.passes.quantise import Scale
+from avsnn.convert.proof_data import Inputs, first_samples, random_spikes
+
+CURRENT_SAMPLES = 2  # of each, to compare integer currents with real ones
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class Log:
+    """What was proved so far, and how long each step took."""
+
+    progress: Progress
+    checks: list[eq.Check] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Announce a step and add up its seconds."""
+        self.progress(name)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def compare_module(module: Any, traced: Graph, data: Mapping[str, Inputs], log: Log) -> int:
+    """Traced graph against the module itself; returns how many spikes float32 decides differently."""
+    from avsnn.convert.tracer import witness
+
+    differing = 0
+    for name, inputs in data.items():
+        expected = witness(module, inputs, graph=traced)
+        single = witness(module, inputs, dtype="float32", graph=traced)
+        differing += sum(int((single.spikes[k] != s).sum()) for k, s in expected.spikes.items())
+
+        def run(graph: Graph, inputs: Inputs = inputs, expected: Activity = expected) -> Activity:
+            return interpret(graph, inputs, force=expected.spikes)
+
+        check = eq.compare("traced = module (float64)", name, expected, run(traced), exact=False)
+        log.checks.append(eq.with_controls(check, expected, run, eq.negated_row(traced), exact=False))
+    return differing
+
+
+def compare_fold(
+    name: str, kind: str, after: Graph, inputs: Inputs, expected: Activity, force: Inputs, log: Log
+) -> None:
+    """Graph after a fold against ``expected``, what the graph before it does when ``force`` is sent on."""
+
+    def run(graph: Graph) -> Activity:
+        return interpret(graph, inputs, force=force)
+
+    check = eq.compare(f"{name} changes nothing", kind, expected, run(after), exact=False)
+    log.checks.append(eq.with_controls(check, expected, run, eq.negated_row(after), exact=False))
+
+
+def compare_currents(
+    folded: Graph, quantised: Graph, scales: tuple[Scale, ...], data: Mapping[str, Inputs], seed: int
+) -> int:
+    """Integer against real currents, on a few samples of data and on random spikes; returns how many."""
+    total = 0
+    for name, inputs in data.items():
+        few = first_samples(folded, inputs, CURRENT_SAMPLES)
+        sent = interpret(folded, few).spikes
+        spikes = random_spikes(sent, seed) if name == "generated" else sent
+        total += check_currents(folded, quantised, scales, few, spikes)
+    return total
+
+
+def compare_lowered(quantised: Graph, lowered: Graph, data: Mapping[str, Inputs], log: Log) -> None:
+    """Products as coincidences of stock neurons: the same spikes and states everywhere else."""
+    if lowered is quantised:
+        return
+    for name, inputs in data.items():
+        integers = to_integers(quantised, inputs)
+        expected = logical(quantised, integers)
+
+        def run(graph: Graph, integers: Inputs = integers) -> Activity:
+            return logical(graph, integers)
+
+        check = eq.compare("attention in stock neurons = quantised", name, expected, run(lowered), exact=True)
+        spoiled = eq.hasty_coincidences(lowered) if name == "calibration" else {}
+        log.checks.append(eq.with_controls(check, expected, run, spoiled, exact=True))
+
+
+def compare_schedule(quantised: Graph, scheduled: Graph, data: Mapping[str, Inputs], log: Log) -> None:
+    """Wall-clock against logical time, samples back to back."""
+    for name, inputs in data.items():
+        integers = to_integers(quantised, inputs)
+        expected = logical(quantised, integers)
+
+        def run(graph: Graph, integers: Inputs = integers) -> Activity:
+            return wall_clock(graph, integers)
+
+        check = eq.compare("scheduled = quantised", name, expected, run(scheduled), exact=True)
+        spoiled = eq.negated_row(scheduled) | (eq.shifted_time(scheduled) if name == "calibration" else {})
+        log.checks.append(eq.with_controls(check, expected, run, spoiled, exact=True))
+
+
+def check_record(check: eq.Check) -> dict[str, Any]:
+    """What a bundle remembers of a comparison."""
+    return {
+        "name": check.name,
+        "data": check.data,
+        "samples": check.samples,
+        "compared": check.compared,
+        "mismatches": 0,
+        "ties": sum(p.ties for p in check.populations),
+        "silent": list(check.silent),
+        "controls_noticed": list(check.controls),
+        "controls_planted": check.planted,
+        "populations": {p.name: {"compared": p.spikes + p.states, "rate": p.rate} for p in check.populations},
+    }
