@@ -1,17 +1,20 @@
 """A network to the list of everything that keeps it from a target, or might: all of it at once, nothing proved.
 
 `avsnn.convert.pipeline.convert` stops at the first thing that is wrong; here every stage is tried and every error
-becomes an entry. A stage that fails ends the list, as there is nothing for the next one to work on.
+becomes an entry. Each population is quantised by itself: behind one that has no integers, its float spikes stand in for
+them, and what no fold could move stays where it is. Only an operation without a rule ends the list, as nobody knows
+what those behind it would compute on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from avsnn.convert.advice import advice
+from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Node
 from avsnn.convert.ir.stages import SPEC, check_stage
@@ -27,6 +30,7 @@ from avsnn.errors import AvsnnError
 from avsnn.hw_profiles.profile import Profile
 
 UNSUPPORTED, RISKY = "unsupported", "risky"
+REACHED = ("trace", "fold", "quantise", "schedule", "target")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +135,7 @@ def check(
         notes.problem(problem)
     if traced.refusal is not None:
         notes.error("trace", traced.refusal)
-    for risk in layer_risks(traced.nodes, traced.timesteps):
+    for risk in layer_risks(traced.nodes, traced.timesteps, traced=traced.graph is not None):
         notes.risk("trace", risk)
     if traced.graph is not None:
         done.reached = "trace"
@@ -148,46 +152,49 @@ def _stages(
     capabilities: Callable[[Graph, Profile], Iterator[Risk]],
     notes: _Notes,
 ) -> None:
+    some: Inputs | None = None
     with notes.stage("trace"):
         some = first_samples(graph, calibration, CALIBRATION_SAMPLES)
         if representative:
             for risk in silence(graph, some):
                 notes.risk("trace", risk)
-        folded = _fold(graph, notes)
-    if notes.failed:
-        return
+    folded, formats, integers = _fold(graph, notes), Target.of(profile), None
     with notes.stage("quantise"):
-        formats = Target.of(profile)
         for risk in weight_risks(folded, formats):
             notes.risk("quantise", risk)
-        quantised, scales = quantise(folded, target=formats, calibration=some)
-        for risk in integer_risks(folded, scales, formats):
-            notes.risk("quantise", risk)
-    if notes.failed:
+        if some is not None:
+            integers, scales = quantise(folded, target=formats, calibration=some, refuse=notes.refuse("quantise"))
+            for risk in integer_risks(folded, scales, formats):
+                notes.risk("quantise", risk)
+    if integers is None:
         return
+    limit, scheduled = profile.limits.delay_steps_max, None
     with notes.stage("schedule"):
-        scheduled, _ = schedule(check_stage(quantised), delay_steps_max=profile.limits.delay_steps_max)
+        scheduled, _ = schedule(check_stage(integers), delay_steps_max=limit, refuse=notes.refuse("schedule"))
         check_stage(scheduled)
-    if notes.failed:
-        return
-    with notes.stage("target"):
-        for risk in capabilities(scheduled, profile):
-            notes.risk("target", risk)
+    if scheduled is not None:
+        with notes.stage("target"):
+            for risk in capabilities(scheduled, profile):
+                notes.risk("target", risk)
 
 
 def _fold(graph: Graph, notes: _Notes) -> Graph:
     """The folded graph; every node that no fold could move is an entry."""
-    for name, fold in FOLDS:
-        with notes.stage(name):
+    for _, fold in FOLDS:
+        try:
             graph = fold(graph)
+        except AvsnnError as error:
+            notes.error("fold", error)
     left = [node for node in graph if not isinstance(node, SPEC["folded"])]
-    for node in left:
-        reads = ", ".join(f"{s.name} ({s.kind})" for s in graph.sources(node))
-        remedy = "a normalisation folds into a convolution or linear layer right before or after it"
-        notes.add(UNSUPPORTED, "fold", node.name, f"{node.kind} cannot be folded away; it reads {reads}", remedy)
-    if not left and not notes.failed:
-        notes.done.reached = "fold"
-    return Graph(nodes=graph.nodes, outputs=graph.outputs, timesteps=graph.timesteps, stage="folded")
+    with notes.stage("fold"):
+        for node in left:
+            reads = ", ".join(f"{s.name} ({s.kind})" for s in graph.sources(node))
+            remedy = "a normalisation folds into a convolution or linear layer right before or after it"
+            notes.add(UNSUPPORTED, "fold", node.name, f"{node.kind} cannot be folded away; it reads {reads}", remedy)
+    if notes.failed:  # an answer that is no read-out has no integers: every population stands for itself
+        ends = tuple(node.name for node in graph if isinstance(node, ir.LIF | ir.Readout))
+        return replace(graph, outputs=ends, stage="folded")
+    return replace(graph, stage="folded")
 
 
 class _Notes:
@@ -198,6 +205,7 @@ class _Notes:
         self.nodes = {node.name: node for node in traced.nodes}
         self.origins = {node.origin: node.name for node in traced.nodes if node.origin}
         self.shares = Shares(traced.nodes)
+        self.said: set[str] = set()  # places that an earlier stage has found unsupported
 
     @property
     def failed(self) -> bool:
@@ -206,13 +214,18 @@ class _Notes:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """A stage whose error becomes an entry."""
+        """A stage whose error becomes an entry; what is unsupported already is not said again of later stages."""
+        self.said = {entry.where for entry in self.done.entries if entry.severity == UNSUPPORTED}
         try:
             yield
         except AvsnnError as error:
             self.error(name, error)
-        else:
-            self.done.reached = name if name in ("quantise", "schedule", "target") else self.done.reached
+        if not self.failed:
+            self.done.reached = name if name in REACHED else self.done.reached
+
+    def refuse(self, stage: str) -> Callable[[AvsnnError], None]:
+        """What a pass that goes on behind an error calls with each."""
+        return lambda error: self.error(stage, error)
 
     def problem(self, problem: Problem) -> None:
         """What the tracer has no rule for."""
@@ -246,7 +259,8 @@ class _Notes:
             neurons=neurons,
             operations=operations,
         )
-        if not any((e.where, e.reason) == (entry.where, entry.reason) for e in self.done.entries):
+        again = severity == UNSUPPORTED and entry.where in self.said
+        if not again and not any((e.where, e.reason) == (entry.where, entry.reason) for e in self.done.entries):
             self.done.entries.append(entry)
 
     def _known(self, where: str) -> str:

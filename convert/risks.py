@@ -39,14 +39,14 @@ class Risk:
     surely: bool = False
 
 
-def layer_risks(nodes: Iterable[Node], timesteps: int) -> Iterator[Risk]:
-    """What shapes and switches alone show; works on networks that have no graph yet."""
+def layer_risks(nodes: Iterable[Node], timesteps: int, *, traced: bool) -> Iterator[Risk]:
+    """What shapes and switches alone show, also of networks that could not be ``traced`` as a whole."""
     table = {node.name: node for node in nodes}
     for node in table.values():
         match node:
             case ir.LIF():
                 yield from _neuron(node, timesteps)
-            case ir.MaxPool2d() if not _reads_spikes(node, table):
+            case ir.MaxPool2d() if not traced and not _reads_spikes(node, table):  # else folds and quantiser tell
                 what = "a maximum over values that are no spikes; over spikes it is an OR of the window"
                 yield Risk(node=node.name, reason=what, suggestion="pool after the neurons, or average", surely=True)
             case ir.Attention() if node.over == "time":

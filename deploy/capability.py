@@ -5,6 +5,7 @@ The profile answers per kind (`avsnn.hw_profiles.schema.CAPABILITY_KINDS`); this
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from avsnn.deploy.payload import payload_bits
 from avsnn.errors import CapabilityError
 from avsnn.hw_profiles.profile import Profile
 
+REFUSED = "refused"
 _ROLES = {"or": "or_pool", "relay": "relay", "coincidence": "lif_hard"}
 _RESETS = {"hard": "lif_hard", "subtract": "lif_subtract", "subtract_delayed": "lif_subtract"}
 
@@ -70,6 +72,31 @@ def _of_population(node: fixed.FixedLIF) -> tuple[str, ...]:
     return (known[word], "lif_threshold_array") if differ else (known[word],)
 
 
+def answers(graph: Graph, profile: Profile) -> tuple[Capability, ...]:
+    """The profile's answer to every need of a scheduled graph, refusals and needs that it does not know included."""
+    return tuple(
+        Capability(
+            node=node.name,
+            kind=kind,
+            answer=profile.capabilities.get(kind, REFUSED),
+            reason=profile.capability_reasons.get(kind, ""),
+        )
+        for node in graph
+        for kind in needs(node, graph)
+    )
+
+
+def wide_messages(graph: Graph, profile: Profile) -> Iterator[CapabilityError]:
+    """An error for each synapse whose messages do not fit the payload that the profile grants."""
+    limit = profile.limits.message_bits
+    for synapse in graph.of(fixed.Synapse):
+        bits = payload_bits(graph[synapse.inputs[0]], graph)
+        if limit is not None and bits > limit:
+            yield CapabilityError(
+                "message is too wide", where=synapse.name, found=f"{bits} bits", limit=f"{limit} bits of {profile.id}"
+            )
+
+
 def capabilities(graph: Graph, profile: Profile) -> tuple[Capability, ...]:
     """The profile's answer to every need of a scheduled graph.
 
@@ -77,28 +104,10 @@ def capabilities(graph: Graph, profile: Profile) -> tuple[Capability, ...]:
         CapabilityError: the profile refuses a node, or does not say; the message lists all of them. Or a message does
             not fit the payload that the profile grants.
     """
-    answers = [
-        Capability(
-            node=node.name,
-            kind=kind,
-            answer=profile.capabilities.get(kind, "refused"),
-            reason=profile.capability_reasons.get(kind, ""),
-        )
-        for node in graph
-        for kind in needs(node, graph)
-    ]
-    refused = [f"{a.node} ({a.kind})" for a in answers if a.answer == "refused"]
+    found = answers(graph, profile)
+    refused = [f"{a.node} ({a.kind})" for a in found if a.answer == REFUSED]
     if refused:
         raise CapabilityError("the target cannot run these", where=profile.id, found=", ".join(refused))
-    _check_payloads(graph, profile)
-    return tuple(answers)
-
-
-def _check_payloads(graph: Graph, profile: Profile) -> None:
-    limit = profile.limits.message_bits
-    for synapse in graph.of(fixed.Synapse):
-        bits = payload_bits(graph[synapse.inputs[0]], graph)
-        if limit is not None and bits > limit:
-            raise CapabilityError(
-                "message is too wide", where=synapse.name, found=f"{bits} bits", limit=f"{limit} bits of {profile.id}"
-            )
+    for error in wide_messages(graph, profile):
+        raise error
+    return found

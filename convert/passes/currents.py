@@ -69,12 +69,12 @@ def _terms_of(graph: Graph, name: str, times: int) -> list[Term]:
     names = [node.name] if len(sources) == 1 else [f"{node.name}@{source}" for source in sources]
     made = []
     for (source, gain), term in zip(sources.items(), names, strict=True):
-        step, levels = _unit(graph, graph.by_name.get(source))
+        step, levels = unit(graph, graph.by_name.get(source))
         made.append(Term(layer=node, source=source, name=term, step=gain * step, levels=levels))
     return made
 
 
-def _unit(graph: Graph, source: Node | None) -> tuple[float, int]:
+def unit(graph: Graph, source: Node | None) -> tuple[float, int]:
     """What an integer 1 of ``source`` stands for, and the largest integer that it sends."""
     match source:
         case ir.Input():

@@ -9,8 +9,9 @@ scale that `avsnn.convert.passes.thresholds` bounds and calibration data chooses
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,14 +19,14 @@ from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.fixed_interpreter import connect, product
 from avsnn.convert.ir.graph import Graph
-from avsnn.convert.ir.interpreter import interpret
+from avsnn.convert.ir.interpreter import interpret, values
 from avsnn.convert.ir.node import Array, Node
-from avsnn.convert.passes.currents import spike_sources, terms
+from avsnn.convert.passes.currents import spike_sources, terms, unit
 from avsnn.convert.passes.integer_formats import Target
 from avsnn.convert.passes.populations import Candidate, Populations
 from avsnn.convert.passes.quantise_products import ATTENDING, integer_product, normed
 from avsnn.convert.passes.thresholds import Spread
-from avsnn.errors import CapabilityError, QuantizeError
+from avsnn.errors import AvsnnError, CapabilityError, QuantizeError, stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +50,21 @@ class Scale:
     decay_error: float = 0.0
 
 
-def quantise(graph: Graph, *, target: Target, calibration: Mapping[str, Array]) -> tuple[Graph, tuple[Scale, ...]]:
+def quantise(
+    graph: Graph,
+    *,
+    target: Target,
+    calibration: Mapping[str, Array],
+    refuse: Callable[[AvsnnError], None] = stop,
+) -> tuple[Graph, tuple[Scale, ...]]:
     """Return the integer graph and how each population was scaled.
 
     Args:
         graph: stage ``folded``.
         target: integer formats of the target.
         calibration: inputs by name; only training data belongs here.
+        refuse: gets every error. If it returns, the graph is of use for finding more errors alone: inputs with the
+            values of the float graph stand in for what has no integers.
 
     Raises:
         CapabilityError: a reset, decay or wiring that has no integer form yet.
@@ -64,7 +73,11 @@ def quantise(graph: Graph, *, target: Target, calibration: Mapping[str, Array]) 
     reference = interpret(graph, calibration)
     builder = _Builder(graph, target, calibration, reference.spikes)
     for node in graph.nodes:
-        builder.add(node)
+        try:
+            builder.add(node)
+        except AvsnnError as error:
+            refuse(error)
+            builder.stand_in(node)
     done = Graph(
         nodes=tuple(builder.nodes.values()), outputs=graph.outputs, timesteps=graph.timesteps, stage="quantised"
     )
@@ -114,6 +127,17 @@ class _Builder:
                 pass  # parts of a current: seen from the population that reads them
             case _:
                 raise CapabilityError("no integer form", where=node.origin or node.name, found=node.kind)
+
+    def stand_in(self, node: Node) -> None:
+        """An input that sends what ``node`` does in the float graph, if others read that."""
+        name = f"{node.name}.or" if isinstance(node, ir.MaxPool2d) else node.name
+        if name in self.nodes or not isinstance(node, ir.LIF | ir.MaxPool2d | ir.ProductOfMeans | ir.Readout):
+            return
+        step, high = unit(self.graph, node)
+        common: dict[str, Any] = {"name": name, "shape": node.shape, "origin": node.origin}
+        self.nodes[name] = fixed.FixedInput(**common, coding="sequence", low=0, high=high, step=step)
+        sent = np.rint(values(self.graph, self.calibration, self.spikes)[node.name] / step).astype(np.int64)
+        self.calibrated[name] = np.broadcast_to(sent, (self.graph.timesteps, *sent.shape[1:]))
 
     def _keep(self, node: Node) -> None:
         if node.name in self.nodes:

@@ -14,6 +14,7 @@ populations (identity synapse, memoryless neuron that fires on one spike), one s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Node
-from avsnn.errors import CapabilityError
+from avsnn.errors import AvsnnError, CapabilityError, stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +35,15 @@ class Balance:
     relays: int
 
 
-def schedule(graph: Graph, *, delay_steps_max: int | None) -> tuple[Graph, tuple[Balance, ...]]:
+def schedule(
+    graph: Graph, *, delay_steps_max: int | None, refuse: Callable[[AvsnnError], None] = stop
+) -> tuple[Graph, tuple[Balance, ...]]:
     """Return the scheduled graph and the delays inserted.
 
     Args:
         graph: stage ``quantised``.
         delay_steps_max: steps a synapse of the target can wait beyond its own one; None is unlimited.
+        refuse: gets every error; if it returns, the graph is of use for finding more errors alone.
 
     Raises:
         CapabilityError: a held current and the spikes of a later layer meet in one population.
@@ -63,12 +67,11 @@ def schedule(graph: Graph, *, delay_steps_max: int | None) -> tuple[Graph, tuple
                     later = _delay_product(graph, nodes, offsets, synapse, wait, node.name)
                     node = replace(node, inputs=tuple(later if n == name else n for n in node.inputs))
                     inserted.append(Balance(synapse=later, delay=wait, relays=0))
-                elif wait:
-                    if not isinstance(synapse, fixed.Synapse):
-                        raise CapabilityError(
-                            "a held current cannot wait for the spikes of later layers", where=name, found=node.name
-                        )
+                elif wait and isinstance(synapse, fixed.Synapse):
                     inserted.append(_delay(nodes, offsets, synapse, wait, limit))
+                elif wait:
+                    what = "a held current cannot wait for the spikes of later layers"
+                    refuse(CapabilityError(what, where=name, found=node.name))
             offsets[node.name] = offset
             nodes[node.name] = _place(node, offset, graph.timesteps)
         else:

@@ -95,3 +95,8 @@ class VerifyError(AvsnnError):
             what += f", expected {expected}"
         super().__init__(what, where=" ".join(place), found=found, remedy=remedy)
         self.where = where  # the sentence has the whole place, the field the layer alone
+
+
+def stop(error: AvsnnError) -> None:
+    """Raise ``error``: what a step does with the first one, unless its caller collects all of them."""
+    raise error

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from avsnn.cli.check import _abilities
+from avsnn.convert.check import check, of_graph
+from avsnn.convert.ir import nodes as ir
+from avsnn.convert.ir.graph import Graph
+from avsnn.hw_profiles.profile import load_profile
 from avsnn.train.checkpoints import save
 from avsnn.train.models.config import plain
 from tests import networks
 from tests.cli.conftest import Command
+from tests.strategies import inputs_for, spiking_graph
 
 NETWORK = """
 import torch
@@ -108,6 +116,27 @@ def test_what_cannot_be_checked_is_one_line(
     assert (code, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_each_node_that_the_target_refuses_is_listed() -> None:
+    loihi2, graph = load_profile("loihi2"), replace(spiking_graph(1), stage="traced")
+    abilities = {k: v for k, v in loihi2.capabilities.items() if k != "lif_hard"}
+    without = replace(loihi2, capabilities=abilities)
+    done = check(of_graph(graph, "net"), without, inputs_for(graph, 0), capabilities=_abilities)
+    assert [(e.severity, e.stage, e.where) for e in done.entries] == [
+        ("unsupported", "target", f"p{i}") for i in range(3)
+    ]
+    assert done.entries[0].reason == "lif_hard: loihi2 refuses it"
+    counts = changed_input(graph, high=7.0, step=1.0)
+    narrow = replace(loihi2, limits=replace(loihi2.limits, message_bits=2))
+    done = check(of_graph(counts, "net"), narrow, inputs_for(counts, 0), capabilities=_abilities)
+    assert done.entries[0].reason == "message is too wide, found 3 bits, limit 2 bits of loihi2"
+
+
+def changed_input(graph: Graph, **fields: Any) -> Graph:
+    first, *rest = graph.nodes
+    assert isinstance(first, ir.Input)
+    return replace(graph, nodes=(replace(first, coding="sequence", **fields), *rest))
 
 
 def test_a_host_between_populations_is_a_risk(avsnn: Command, tmp_path: Path) -> None:

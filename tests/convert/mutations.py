@@ -352,12 +352,11 @@ MUTATIONS: tuple[Mutation, ...] = (
     # currents
     Mutation(
         rule="currents.terms", what="a product of means read in whole units", network="sums",
-        at="currents._unit", how=after(lambda out, *_a: (1.0 if out[1] > 1 else out[0], out[1])),
+        at="currents.unit", how=after(lambda out, *_a: (1.0 if out[1] > 1 else out[0], out[1])),
         found="a: quantised = folded: current differs",
     ),
     Mutation(
-        rule="currents.terms", what="a step of the input twice as large", network="hard",
-        at="currents._unit",
+        rule="currents.unit", what="a step of the input twice as large", network="hard",
         how=after(lambda out, _g, node: ((2 if isinstance(node, ir.Input) else 1) * out[0], out[1])),
         found="a: quantised = folded: current differs",
     ),

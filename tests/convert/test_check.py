@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,13 +14,15 @@ from avsnn.convert.check import Checked, Entry, Traced, check, of_graph
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
+from avsnn.convert.passes.quantise import quantise
+from avsnn.convert.pipeline import convert
 from avsnn.convert.shares import Shares
 from avsnn.convert.tracer import survey
 from avsnn.convert.unruled import unruled
 from avsnn.hw_profiles.profile import load_profile
 from avsnn.train.layers import DirectCoding, TimeBatched
 from avsnn.train.neurons import LIF
-from tests.strategies import Small, images, inputs_for, spiking_graph
+from tests.strategies import Small, images, inputs_for, randomise, spiking_graph
 
 LOIHI2 = load_profile("loihi2")
 
@@ -91,14 +94,14 @@ def test_a_network_that_converts_goes_through_every_stage() -> None:
     assert all(e.severity == "risky" for e in done.entries)
 
 
-def test_a_norm_that_no_fold_can_move_is_named_and_all_of_them() -> None:
+def pooled(norm: nn.Module) -> nn.Module:
     class Normed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.code = DirectCoding(2)
             self.conv = TimeBatched(nn.Conv2d(2, 2, 1))
             self.lif = LIF()
-            self.left = TimeBatched(nn.BatchNorm2d(2))
+            self.left = TimeBatched(norm)
             self.pool = TimeBatched(nn.MaxPool2d(2))
             self.lif2 = LIF()
             self.head = nn.Linear(2, 3)
@@ -108,10 +111,64 @@ def test_a_norm_that_no_fold_can_move_is_named_and_all_of_them() -> None:
             answer: Tensor = self.head(x.mean((3, 4)).mean(0))
             return answer
 
-    done = check(traced(Normed().eval()), LOIHI2, images(0))
-    assert not done.convertible
-    assert "pool (MaxPool2d)" in {e.where for e in done.entries if e.severity == "unsupported"}
-    assert all(e.line for e in done.entries)
+    module = Normed()
+    randomise(module, 0)
+    assert isinstance(module.conv.module, nn.Conv2d)
+    nn.init.constant_(module.conv.module.weight, 0.8)
+    return module
+
+
+def test_a_maximum_behind_a_norm_was_unsupported_though_it_converts() -> None:
+    module = pooled(nn.BatchNorm2d(2))
+    assert check(traced(module), LOIHI2, images(0)).convertible
+    assert convert(module, images(0)).graph("scheduled")
+
+
+def test_a_norm_that_no_fold_can_move_is_named_once_and_what_is_behind_it_is_tried() -> None:
+    graph = changed(spiking_graph(1, depth=4, T=3), "p3", threshold=np.array([[[1.0]], [[-1.0]]]))
+    norm = ir.LayerNorm(name="norm", inputs=("p0",), shape=(2, 5, 5), gamma=np.ones(2), beta=np.zeros(2))
+    nodes = [replace(n, inputs=("norm",)) if n.name == "c1" else n for n in graph]
+    nodes.insert(3, norm)
+    done = check(of_graph(replace(graph, nodes=tuple(nodes), stage="traced"), "net"), LOIHI2, inputs_for(graph, 0))
+    assert {(e.stage, e.where) for e in done.entries if e.severity == "unsupported"} == {
+        ("fold", "norm"), ("quantise", "p3"),
+    }  # fmt: skip
+    assert done.reached == "trace"
+
+
+def test_every_population_without_integers_is_listed_and_the_schedule_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three populations with a problem of their own, and a held current where spikes arrive later."""
+    graph = spiking_graph(1, depth=6, T=3)
+    graph = changed(graph, "p1", threshold=np.array([[[1.0]], [[-1.0]]]))
+    graph = changed(graph, "c2", bias=np.array([1e12, 0.0]))
+    total = ir.Add(name="sum", inputs=("p2", "p0"), shape=(2, 5, 5))
+    window: dict[str, Any] = {"kernel": (3, 3), "stride": (1, 1), "padding": (1, 1)}
+    pool = ir.MaxPool2d(name="pool", inputs=("sum",), shape=(2, 5, 5), **window)
+    nodes = [replace(n, inputs=("pool",)) if n.name == "c3" else n for n in graph]
+    nodes[[n.name for n in nodes].index("c3") : 0] = [total, pool]
+    graph = replace(graph, nodes=tuple(nodes), stage="traced")
+
+    def held_too(*arguments: Any, **options: Any) -> Any:
+        found, scales = quantise(*arguments, **options)
+        return changed(found, "p4", inputs=(*found["p4"].inputs, "c0")), scales
+
+    monkeypatch.setattr("avsnn.convert.check.quantise", held_too)
+    lines = {"p1": "net.py:1: x = self.p1(x)", "c2": "net.py:2: x = self.c2(x)"}
+    done = check(replace(of_graph(graph, "net"), lines=lines), LOIHI2, inputs_for(graph, 0))
+    found = [e for e in done.entries if e.severity == "unsupported"]
+    assert [(e.stage, e.where) for e in found] == [
+        ("quantise", "p1"), ("quantise", "p2"), ("quantise", "pool"), ("schedule", "c0"),
+    ]  # fmt: skip
+    assert [e.reason.partition(",")[0] for e in found] == [
+        "thresholds must be positive",
+        "weights and bias do not fit one scale",
+        "max pooling of sums or inputs",
+        "a held current cannot wait for the spikes of later layers",
+    ]
+    assert found[0].line == lines["p1"]
+    assert all(e.neurons > 0 and e.operations > 0 for e in found)
+    assert not done.record()["convertible"]
+    assert done.reached == "fold"
 
 
 def changed(graph: Graph, name: str, **fields: Any) -> Graph:

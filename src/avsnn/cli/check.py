@@ -25,7 +25,7 @@ from avsnn.convert.ir.fixed_nodes import Product
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array
 from avsnn.convert.risks import Risk
-from avsnn.deploy.capability import capabilities
+from avsnn.deploy.capability import REFUSED, answers, wide_messages
 from avsnn.errors import InputError, TraceError
 from avsnn.hw_profiles.profile import Profile, load_profile
 
@@ -74,15 +74,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _abilities(graph: Graph, profile: Profile) -> Iterator[Risk]:
-    """What the target does with each node: refusals raise; microcode and a host between populations are risks."""
-    for each in capabilities(graph, profile):
+    """What the target does with each node: refusals; microcode and a host between populations are only risky."""
+    for each in answers(graph, profile):
         why = f" ({each.reason})" if each.reason else ""
-        if each.answer == "microcode":
+        if each.answer == REFUSED:
+            yield Risk(node=each.node, reason=f"{each.kind}: {profile.id} refuses it{why}", surely=True)
+        elif each.answer == "microcode":
             reason = f"{each.kind}: no stock process of {profile.id} does it; it needs microcode"
             yield Risk(node=each.node, reason=reason + why)
         elif each.answer == "host" and isinstance(graph[each.node], Product):
             reason = f"{each.kind}: {profile.id} sends spikes to the host and waits for a current from it"
             yield Risk(node=each.node, reason=reason + why)
+    for error in wide_messages(graph, profile):
+        reason = f"{error.what}, found {error.found}, limit {error.limit}"
+        yield Risk(node=error.where, reason=reason, suggestion=error.remedy, surely=True)
 
 
 def _checkpoint(args: argparse.Namespace) -> tuple[Traced, dict[str, Array]]:
