@@ -7,6 +7,7 @@ from typing import Any
 
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.trace_site import Made, Never, Site, over_time, refuse, size
+from avsnn.convert.trace_views import MeanAxes
 
 
 def flatten(module: object, site: Site) -> Made:
@@ -69,7 +70,10 @@ def mean(module: object, site: Site) -> Made:
         return ir.MeanTime(**site.common)
     if axes == {rank - 2, rank - 1} and len(site.reads[0]) == 3:
         return ir.MeanSpace(**site.common)
-    raise refuse(site, f"mean over axes {sorted(axes)}", remedy="average over (height, width) or over time, one by one")
+    if min(axes) < site.lead:
+        remedy = "average over positions or over time, one by one"
+        raise refuse(site, f"mean over axes {sorted(axes)}", remedy=remedy)
+    return MeanAxes(**site.common, axes=tuple(sorted(axis - site.lead for axis in axes)))
 
 
 def total(module: object, site: Site) -> Made:

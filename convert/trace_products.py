@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.trace_site import Made, Site, array, over_time, refuse
+from avsnn.convert.trace_views import MatMul
 from avsnn.train import attention, norms
 from avsnn.train.models.shaf import Frames
+
+
+def matrix_product(module: object, site: Site) -> Made:
+    """Spikes times spikes, over the last two axes."""
+    if len(site.inputs) != 2 or any(len(shape) < 2 for shape in site.reads):
+        raise refuse(over_time(site), "only the product of two matrices of spikes is known")
+    return MatMul(**over_time(site).common)
 
 
 def spike_attention(module: attention.SpikeAttention, site: Site) -> Made:

@@ -16,6 +16,7 @@ from avsnn.convert import trace_products as products
 from avsnn.convert import trace_user as user
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.trace_site import Made, Never, Rule, Site, array, over_time, pair, refuse
+from avsnn.convert.trace_views import PointLinear
 from avsnn.train import attention, norms
 from avsnn.train.layers import DirectCoding, Normalise
 from avsnn.train.models import counting, shaf
@@ -39,11 +40,10 @@ def conv2d(module: nn.Conv2d, site: Site) -> Made:
 
 
 def linear(module: nn.Linear, site: Site) -> Made:
-    """Dense layer on a vector of features."""
-    if len(site.shape) != 1:
-        raise refuse(site, "a linear layer over one axis of several", remedy="use a 1x1 nn.Conv2d, or flatten first")
+    """Dense layer on a vector of features, or on each of several positions."""
     bias = torch.zeros(module.out_features) if module.bias is None else module.bias
-    return ir.Linear(**site.common, weight=array(module.weight), bias=array(bias))
+    kind = ir.Linear if len(site.shape) == 1 else PointLinear
+    return kind(**site.common, weight=array(module.weight), bias=array(bias))
 
 
 def batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, site: Site) -> Made:
@@ -132,6 +132,9 @@ CALL_RULES: dict[object, Rule] = {
     torch.cat: calls.concat,
     torch.flatten: calls.flatten,
     torch.mean: calls.mean,
+    operator.matmul: products.matrix_product,
+    torch.matmul: products.matrix_product,
+    torch.bmm: products.matrix_product,
     operator.mul: calls.times,
     torch.mul: calls.times,
     torch.sum: calls.total,
@@ -142,6 +145,8 @@ CALL_RULES: dict[object, Rule] = {
     "add": calls.add,
     "flatten": calls.flatten,
     "mean": calls.mean,
+    "matmul": products.matrix_product,
+    "bmm": products.matrix_product,
     "mul": calls.times,
     "div": user.divided,
     "permute": user.permuted,

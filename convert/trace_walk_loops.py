@@ -16,7 +16,8 @@ from avsnn.convert.trace_cells import is_cell, is_foreign, rule_of
 from avsnn.convert.trace_loops import Loop
 from avsnn.convert.trace_site import Rule, Site
 from avsnn.convert.trace_user import LINES, mean_line
-from avsnn.convert.trace_walk import Walker
+from avsnn.convert.trace_views import RAW
+from avsnn.convert.trace_walk_views import ViewWalker
 from avsnn.errors import TraceError
 
 DIVISIONS = (operator.truediv, torch.div)
@@ -24,7 +25,7 @@ MEANS = (torch.mean, "mean")
 PERMUTATIONS = (torch.permute, "permute")
 
 
-class LoopWalker(Walker):
+class LoopWalker(ViewWalker):
     """A walker that knows which operation of a loop stands for which others.
 
     Tensors inside the loop are those of one step, (B, *features); a stack of all steps is (T, B, *features).
@@ -70,6 +71,12 @@ class LoopWalker(Walker):
         shape = self._shape(n)
         return isinstance(value, torch.Tensor) and len(shape) == 3 and value.ndim - self.lead[n] == 2
 
+    def _is_flat(self, n: fx.Node) -> bool:
+        """Whether features are looked at as a line, without their height."""
+        own = next((node for node in reversed(self.built) if node.name == self.names[n]), None)
+        looked_at = any(isinstance(node, RAW) for node in self.built)
+        return looked_at and own is not None and not isinstance(own, ir.Input) and len(own.shape) == 2
+
     def _shape(self, n: fx.Node) -> Shape:
         return next((node.shape for node in reversed(self.built) if node.name == self.names[n]), ())
 
@@ -88,6 +95,7 @@ class LoopWalker(Walker):
         lines = [self._is_line(s) for s in sources]
         if not any(lines) and not isinstance(child, LINES):
             return site
+        lines = [line or self._is_flat(s) for line, s in zip(lines, sources, strict=True)]
         reads = tuple(
             (shape[0], 1, *shape[1:]) if line else shape for shape, line in zip(site.reads, lines, strict=True)
         )

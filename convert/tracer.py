@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.activity import Activity
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
@@ -25,6 +26,7 @@ from avsnn.convert.trace_cells import is_cell, is_foreign
 from avsnn.convert.trace_loops import Sequence, drop_zeros, find_loop
 from avsnn.convert.trace_rules import MODULE_RULES
 from avsnn.convert.trace_site import Never, Rule
+from avsnn.convert.trace_views import canonical
 from avsnn.convert.trace_walk import NEURONS, ForwardError
 from avsnn.convert.trace_walk_loops import LoopWalker
 from avsnn.errors import InputError, TraceError
@@ -117,14 +119,17 @@ def survey(
         raise InputError("example inputs must be named by forward's parameters", found=[*tensors], limit=placeholders)
     with torch.no_grad(), contextlib.suppress(ForwardError):
         walker.run(*(tensors[str(name)] for name in placeholders))
-    graph = None
+    graph, built = None, tuple(walker.built)
     if not walker.problems and not walker.refusal:
-        graph = Graph(nodes=tuple(walker.built), outputs=walker.outputs, timesteps=T, stage="traced")
+        built, outputs, mixed = canonical(built, walker.outputs, walker.lines)
+        walker.problems += mixed
+        if not mixed:
+            graph = Graph(nodes=built, outputs=outputs, timesteps=T, stage="traced")
     return Survey(
         graph=graph,
         problems=tuple(walker.problems),
         refusal=walker.refusal,
-        nodes=tuple(walker.built),
+        nodes=built,
         lines=walker.lines,
         timesteps=T,
     )
@@ -195,8 +200,18 @@ def witness(
             spikes[label] = np.stack(calls[k::several]) if name in cells else calls[k]
     if graph is not None:
         known = {name: fired for name, fired in spikes.items() if name in graph.by_name}
-        spikes = {name: fired.reshape(*fired.shape[:2], *graph[name].shape) for name, fired in known.items()}
+        spikes = {name: _in_order(fired, graph[name]) for name, fired in known.items()}
     return Activity(outputs={"output": output.numpy()}, spikes=spikes, states={})
+
+
+def _in_order(fired: Array, population: Node) -> Array:
+    """Spikes of a module in the order of the population that stands for it."""
+    flat = fired.reshape(*fired.shape[:2], -1)
+    if isinstance(population, ir.LIF) and population.layout is not None:
+        ordered = np.empty_like(flat)
+        ordered[:, :, population.layout.ravel()] = flat
+        flat = ordered
+    return flat.reshape(*fired.shape[:2], *population.shape)
 
 
 class _Tracer(fx.Tracer):

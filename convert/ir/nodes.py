@@ -75,6 +75,7 @@ class LIF(Node):
     Hard reset: ``r[t] = u[t] (1 - s[t])``; subtract: ``r[t] = u[t] - threshold s[t]``. ``strict`` fires on ``>``.
     ``r[-1] = 0``. The recorded state is ``v = r[t]`` (after reset).
     threshold: one number, or an array that broadcasts to shape.
+    layout: where the module has its neurons in another order (tokens last first), which of the neurons each of them is.
     Reset ``subtract_delayed``: ``u[t] = decay u[t-1] + gain x[t] - threshold s[t-1]``, what is subtracted does not
     decay; ``u[-1] = s[-1] = 0``. The recorded state is ``v = u[t]``, as the subtraction is still to come.
     """
@@ -84,6 +85,7 @@ class LIF(Node):
     threshold: float | Array
     reset: str = "hard"
     strict: bool = False
+    layout: Array | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
