@@ -75,7 +75,7 @@ class ChannelsFirst(nn.Module):
         x = x + self.proj_lif(self.proj(y).reshape(steps, samples, C, N))
         x = self.mlp(x.reshape(steps, samples, C, H, W).flatten(0, 1))
         x = self.mlp_lif(x.reshape(steps, samples, -1, H, W))
-        return self.head(x.flatten(3).mean(3)).mean(0)  # type: ignore[no-any-return]
+        return self.head(x.flatten(3).mean(3)).mean(0)
 
 
 class TokensLast(Patches):
@@ -163,14 +163,14 @@ def test_networks_that_look_at_tokens_in_many_ways_convert(kind: type[nn.Module]
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_view_that_takes_other_features_is_noticed(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
     module, inputs = make(kind)
-    from avsnn.convert import trace_walk_views
+    from avsnn.convert import trace_views, trace_walk_views
 
-    right = trace_walk_views.View
+    right = trace_views.View
 
     def wrong(**given: object) -> object:
         index = given["index"]
         assert isinstance(index, np.ndarray)
-        return right(**{**given, "index": np.roll(index.ravel(), 1).reshape(index.shape)})  # type: ignore[arg-type]
+        return right(**{**given, "index": np.roll(index.ravel(), 1).reshape(index.shape)})
 
     monkeypatch.setattr(trace_walk_views, "View", wrong)
     try:
@@ -202,7 +202,7 @@ class Viewed(Patches):
         x = self.patches(image)
         for method, arguments in self.views:
             x = getattr(x, method)(*arguments)
-        return self.last(x.flatten(2)).mean(0)  # type: ignore[no-any-return]
+        return self.last(x.flatten(2)).mean(0)
 
 
 @st.composite
@@ -255,9 +255,9 @@ class Refused(Patches):
             case "product alone":
                 return self.answer(((x.flatten(3) @ x.flatten(3).mT) @ x.flatten(3)).mT)
             case "never repeated":
-                return self.head(image.unsqueeze(0).flatten(2).mean(0)[:, :8])  # type: ignore[no-any-return]
+                return self.head(image.unsqueeze(0).flatten(2).mean(0)[:, :8])
             case "merged answer":
-                return self.head(x.flatten(0, 1).flatten(2).mean(2))  # type: ignore[no-any-return]
+                return self.head(x.flatten(0, 1).flatten(2).mean(2))
         return self.answer(x.flatten(3).transpose(2, 3))
 
 
