@@ -165,7 +165,7 @@ OPTIONS: dict[str, tuple[nn.Module, str]] = {
     "no statistics": (nn.BatchNorm2d(2, track_running_stats=False), "batch statistics are needed"),
     "ceil": (nn.MaxPool2d(2, ceil_mode=True), "max pooling with ceil_mode"),
     "dilated pool": (nn.MaxPool2d(2, dilation=2), "max pooling with"),
-    "linear over one axis": (nn.Linear(6, 6), "a linear layer over one axis of several"),
+    "linear over one axis": (nn.Linear(6, 6), "reads features whose channels and positions are mixed"),
     "sequential": (nn.Sequential(nn.Conv2d(2, 2, 1)), "holds a Sequential.*wrap each layer"),
 }
 
