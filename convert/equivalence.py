@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from avsnn.convert.ir.node import Array, Node
 from avsnn.errors import DomainError, VerifyError
 
 RELATIVE = 1e-9  # float64 answers and states: rounding of sums in another order stays far below
+ANSWER = "answer"  # stands for the answers among names of populations
+WEIGHTED = ir.Conv2d | ir.Linear | fixed.Synapse | fixed.HeldCurrent | fixed.FixedUnitCurrent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,7 @@ class Check:
         populations: per population, in order; mismatches are zero by construction, ties are counted.
         controls: deliberate mistakes that the same comparison did notice.
         planted: how many there were.
+        idle: those that can change nothing on these inputs; the same comparison must notice all others.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Check:
     populations: tuple[PopulationCheck, ...]
     controls: tuple[str, ...] = ()
     planted: int = 0
+    idle: tuple[str, ...] = ()
 
     @property
     def silent(self) -> tuple[str, ...]:
@@ -84,11 +89,8 @@ def compare(name: str, data: str, expected: Activity, found: Activity, *, exact:
         populations.append(_population(name, data, population, spikes, expected, found, exact))
     if not any(p.fired for p in populations):
         raise VerifyError(f"{name} on {data}: nothing fired, so nothing was compared", where="all populations")
-    same_names = expected.outputs.keys() == found.outputs.keys()  # in any order; folds may rename answers
-    answers = [found.outputs[where] for where in expected.outputs] if same_names else found.outputs.values()
-    for (where, a), b in zip(expected.outputs.items(), answers, strict=True):
-        limit = 0.0 if exact else RELATIVE * max(1.0, float(np.abs(a).max(initial=0.0)))
-        _equal(f"{name} on {data}: answer", where, a[None], b[None], limit)
+    for where, a, b in paired_answers(expected.outputs, found.outputs):
+        _equal(f"{name} on {data}: answer", where, a[None], b[None], 0.0 if exact else slack(a))
     samples = next(iter(expected.spikes.values())).shape[1]
     return Check(name=name, data=data, samples=samples, populations=tuple(populations))
 
@@ -108,12 +110,42 @@ def _population(
         b = found.states.get(population, {}).get(key)
         if b is None:
             continue
-        limit = 0.0 if exact else RELATIVE * max(1.0, float(np.abs(a).max(initial=0.0)))
+        limit = 0.0 if exact else slack(a)
         _equal(f"{name} on {data}: state {key}", population, a, np.where(ties, a, b) if ties.any() else b, limit)
         states += a.size
     return PopulationCheck(
         name=population, spikes=spikes.size, states=states, fired=int(spikes.sum()), ties=int(np.sum(ties))
     )
+
+
+def slack(wanted: Array) -> float:
+    """By how much float answers and states may differ from these."""
+    return RELATIVE * max(1.0, float(np.abs(wanted).max(initial=0.0)))
+
+
+def paired_answers(expected: Mapping[str, Array], found: Mapping[str, Array]) -> Iterator[tuple[str, Array, Array]]:
+    """(name, answer, answer) by name in any order; where folds have renamed them, one by one."""
+    same_names = expected.keys() == found.keys()
+    answers = [found[where] for where in expected] if same_names else found.values()
+    for (where, a), b in zip(expected.items(), answers, strict=True):
+        yield where, a, b
+
+
+def differing(expected: Activity, found: Activity, *, exact: bool) -> set[str]:
+    """The populations, and `ANSWER`, of which `compare` says that they differ."""
+    different = set()
+    for name, spikes in expected.spikes.items():
+        alone = replace(expected, outputs={}, spikes={name: spikes})
+        try:
+            _population("", "", name, spikes, alone, found, exact)
+        except VerifyError:
+            different.add(name)
+    for where, a, b in paired_answers(expected.outputs, found.outputs):
+        try:
+            _equal("", where, a[None], b[None], 0.0 if exact else slack(a))
+        except VerifyError:
+            different.add(ANSWER)
+    return different
 
 
 def in_units_of(expected: Activity, before: Graph, after: Graph) -> Activity:
@@ -152,40 +184,69 @@ def _equal(what: str, where: str, expected: Array, found: Array, limit: float) -
 
 
 def with_controls(
-    check: Check, expected: Activity, run: Callable[[Graph], Activity], spoiled: dict[str, Graph], *, exact: bool
+    check: Check,
+    expected: Activity,
+    run: Callable[[Graph], Activity],
+    spoiled: Mapping[str, Graph],
+    idle: Callable[[Graph], bool],
 ) -> Check:
-    """``check`` with the names of deliberate mistakes that the same comparison catches.
+    """``check``, an exact one, with the names of deliberate mistakes that the same comparison catches.
 
-    A single mistake may be without consequence where data leaves a part of the network silent; not all may be.
+    Args:
+        check: what held.
+        expected: the run whose truth is not in question.
+        run: what was judged, given another graph.
+        spoiled: mistake to graph.
+        idle: whether a spoiled graph can be shown to do the same on these inputs, asked where it goes unnoticed.
 
     Raises:
-        VerifyError: every mistake went unnoticed, so the comparison proves nothing.
+        VerifyError: a mistake that is not idle went unnoticed, or all are idle: the comparison proves nothing.
     """
-    noticed = []
+    noticed, nothing = [], []
     for mistake, graph in spoiled.items():
         try:
-            compare(check.name, check.data, expected, run(graph), exact=exact)
+            compare(check.name, check.data, expected, run(graph), exact=True)
         except (VerifyError, DomainError):  # a mistake may also drive a state out of its range
             noticed.append(mistake)
-    if spoiled and not noticed:
-        raise VerifyError(f"{check.name} on {check.data} did not notice a planted mistake", where=", ".join(spoiled))
-    return replace(check, controls=tuple(noticed), planted=len(spoiled))
+            continue
+        if not idle(graph):
+            raise VerifyError(f"{check.name} on {check.data} did not notice a planted mistake", where=mistake)
+        nothing.append(mistake)
+    if not noticed:
+        raise VerifyError(
+            f"{check.name} on {check.data}: no planted mistake changes anything", where=", ".join(nothing)
+        )
+    return replace(check, controls=tuple(noticed), planted=len(spoiled), idle=tuple(nothing))
+
+
+def spoils(node: Node) -> bool:
+    """Whether a node has weights to turn the sign of."""
+    return isinstance(node, WEIGHTED) and bool(np.any(getattr(node, _weights(node))))
+
+
+def _weights(node: Node) -> str:
+    return "weight_mant" if isinstance(node, fixed.Synapse) else "weight"
+
+
+def negated(graph: Graph, layers: Iterable[str]) -> Graph:
+    """A planted mistake: the strongest row of some weighted layers with its sign turned."""
+    spoiled = graph
+    for name in layers:
+        node = graph[name]
+        weight = getattr(node, _weights(node)).copy()
+        row = int(np.abs(weight).reshape(len(weight), -1).sum(axis=1).argmax())
+        weight[row] = -weight[row]
+        change: dict[str, Any] = {_weights(node): weight}
+        spoiled = _swap(spoiled, replace(node, **change))
+    return spoiled
 
 
 def negated_row(graph: Graph) -> dict[str, Graph]:
-    """A planted mistake: the strongest row of every weighted layer with its sign turned (one alone may be dead)."""
-    spoiled = graph
-    for node in graph:
-        field = "weight_mant" if isinstance(node, fixed.Synapse) else "weight"
-        weighted = ir.Conv2d | ir.Linear | fixed.Synapse | fixed.HeldCurrent | fixed.FixedUnitCurrent
-        if isinstance(node, weighted) and np.any(getattr(node, field)):
-            weight = getattr(node, field).copy()
-            row = int(np.abs(weight).reshape(len(weight), -1).sum(axis=1).argmax())
-            weight[row] = -weight[row]
-            spoiled = _swap(spoiled, replace(node, **{field: weight}))
-    if spoiled is graph:
+    """The same in every weighted layer at once (one alone may be dead)."""
+    layers = [node.name for node in graph if spoils(node)]
+    if not layers:
         raise VerifyError("no weighted layer", where="graph")
-    return {"every layer: weights of the strongest output negated": spoiled}
+    return {"every layer: weights of the strongest output negated": negated(graph, layers)}
 
 
 def shifted_time(graph: Graph) -> dict[str, Graph]:

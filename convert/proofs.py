@@ -10,10 +10,12 @@ from typing import Any
 
 from avsnn.convert import equivalence as eq
 from avsnn.convert.current_check import check_currents
+from avsnn.convert.idle_mistakes import idle_on
 from avsnn.convert.ir.activity import Activity
 from avsnn.convert.ir.fixed_interpreter import logical, to_integers, wall_clock
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret
+from avsnn.convert.layer_controls import with_layer_controls
 from avsnn.convert.passes.quantise import Scale
 from avsnn.convert.proof_data import Inputs, first_samples, random_spikes
 
@@ -48,12 +50,9 @@ def compare_module(module: Any, traced: Graph, data: Mapping[str, Inputs], log: 
         expected = witness(module, inputs, graph=traced)
         single = witness(module, inputs, dtype="float32", graph=traced)
         differing += sum(int((single.spikes[k] != s).sum()) for k, s in expected.spikes.items())
-
-        def run(graph: Graph, inputs: Inputs = inputs, expected: Activity = expected) -> Activity:
-            return interpret(graph, inputs, force=expected.spikes)
-
-        check = eq.compare("traced = module (float64)", name, expected, run(traced), exact=False)
-        log.checks.append(eq.with_controls(check, expected, run, eq.negated_row(traced), exact=False))
+        found = interpret(traced, inputs, force=expected.spikes)
+        check = eq.compare("traced = module (float64)", name, expected, found, exact=False)
+        log.checks.append(with_layer_controls(check, expected, traced, inputs, expected.spikes))
     return differing
 
 
@@ -61,12 +60,9 @@ def compare_fold(
     name: str, kind: str, after: Graph, inputs: Inputs, expected: Activity, force: Inputs, log: Log
 ) -> None:
     """Graph after a fold against ``expected``, what the graph before it does when ``force`` is sent on."""
-
-    def run(graph: Graph) -> Activity:
-        return interpret(graph, inputs, force=force)
-
-    check = eq.compare(f"{name} changes nothing", kind, expected, run(after), exact=False)
-    log.checks.append(eq.with_controls(check, expected, run, eq.negated_row(after), exact=False))
+    found = interpret(after, inputs, force=force)
+    check = eq.compare(f"{name} changes nothing", kind, expected, found, exact=False)
+    log.checks.append(with_layer_controls(check, expected, after, inputs, force))
 
 
 def compare_currents(
@@ -93,9 +89,10 @@ def compare_lowered(quantised: Graph, lowered: Graph, data: Mapping[str, Inputs]
         def run(graph: Graph, integers: Inputs = integers) -> Activity:
             return logical(graph, integers)
 
-        check = eq.compare("attention in stock neurons = quantised", name, expected, run(lowered), exact=True)
-        spoiled = eq.hasty_coincidences(lowered) if name == "calibration" else {}
-        log.checks.append(eq.with_controls(check, expected, run, spoiled, exact=True))
+        found = run(lowered)
+        check = eq.compare("attention in stock neurons = quantised", name, expected, found, exact=True)
+        spoiled = eq.negated_row(lowered) | eq.hasty_coincidences(lowered)
+        log.checks.append(eq.with_controls(check, expected, run, spoiled, idle_on(lowered, integers, found)))
 
 
 def compare_schedule(quantised: Graph, scheduled: Graph, data: Mapping[str, Inputs], log: Log) -> None:
@@ -107,9 +104,10 @@ def compare_schedule(quantised: Graph, scheduled: Graph, data: Mapping[str, Inpu
         def run(graph: Graph, integers: Inputs = integers) -> Activity:
             return wall_clock(graph, integers)
 
-        check = eq.compare("scheduled = quantised", name, expected, run(scheduled), exact=True)
+        found = run(scheduled)
+        check = eq.compare("scheduled = quantised", name, expected, found, exact=True)
         spoiled = eq.negated_row(scheduled) | (eq.shifted_time(scheduled) if name == "calibration" else {})
-        log.checks.append(eq.with_controls(check, expected, run, spoiled, exact=True))
+        log.checks.append(eq.with_controls(check, expected, run, spoiled, idle_on(scheduled, integers, found)))
 
 
 def check_record(check: eq.Check) -> dict[str, Any]:
@@ -124,5 +122,6 @@ def check_record(check: eq.Check) -> dict[str, Any]:
         "silent": list(check.silent),
         "controls_noticed": list(check.controls),
         "controls_planted": check.planted,
+        "controls_idle": list(check.idle),
         "populations": {p.name: {"compared": p.spikes + p.states, "rate": p.rate} for p in check.populations},
     }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avsnn.convert import equivalence as eq
+from avsnn.convert.idle_mistakes import idle_on
 from avsnn.convert.ir.activity import Activity
 from avsnn.convert.ir.fixed_interpreter import wall_clock
 from avsnn.convert.ir.graph import Graph
@@ -64,7 +65,8 @@ def execute_all(
     expected = timed("reference interpreter", lambda: wall_clock(graph, integers))
     found = timed("CPU simulator", lambda: simulator(graph))
     check = eq.compare("CPU simulator = reference", data, expected, found, exact=True)
-    checks = [eq.with_controls(check, expected, simulator, mistakes, exact=True)]
+    idle = idle_on(graph, integers, expected)
+    checks = [eq.with_controls(check, expected, simulator, mistakes, idle)]
     if lava is not None:
         from avsnn.deploy.backends.lava import LavaWorker
 
@@ -74,5 +76,5 @@ def execute_all(
 
         in_lava = timed("Lava", in_worker)
         check = eq.compare("Lava = reference", data, expected, in_lava, exact=True)
-        checks.append(eq.with_controls(check, in_lava, simulator, mistakes, exact=True))
+        checks.append(eq.with_controls(check, in_lava, simulator, mistakes, idle))
     return Executions(inputs=dict(integers), activity=expected, checks=tuple(checks), seconds=seconds)

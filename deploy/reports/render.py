@@ -63,7 +63,7 @@ def _proofs(report: Mapping[str, Any]) -> RenderableType:
             f"{row['compared']:,}",
             str(row["mismatches"]),
             str(row.get("ties", 0)),
-            f"{len(row['controls_noticed'])} of {row.get('controls_planted', '?')}",  # older bundles do not say
+            _noticed(row),
         )
     windows, differing = report["tie_windows_checked"], report.get("tie_windows_differing", 0)
     same = f"compared with exact fractions, {differing:,} differ" if differing else "equal to exact fractions"
@@ -72,6 +72,16 @@ def _proofs(report: Mapping[str, Any]) -> RenderableType:
         f"{windows:,} windows full of ties {same}"
     )
     return Group(table, integers)
+
+
+def _noticed(row: Mapping[str, Any]) -> str:
+    """How many planted mistakes were noticed of those that could change anything; older bundles do not say."""
+    planted, idle = row.get("controls_planted", "?"), len(row.get("controls_idle", ()))
+    return (
+        f"{len(row['controls_noticed'])} of {planted - idle}, {idle} idle"
+        if idle
+        else f"{len(row['controls_noticed'])} of {planted}"
+    )
 
 
 def _populations(report: Mapping[str, Any]) -> RenderableType:

@@ -136,6 +136,7 @@ def _execution(check: Check) -> dict[str, Any]:
         "silent": list(check.silent),
         "controls_noticed": list(check.controls),
         "controls_planted": check.planted,
+        "controls_idle": list(check.idle),
     }
 
 

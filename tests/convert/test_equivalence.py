@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -133,6 +134,10 @@ def traced() -> tuple[Graph, dict[str, Array]]:
     return graph, inputs_for(graph, 2)
 
 
+def sometimes(answer: bool) -> Callable[[Graph], bool]:
+    return lambda _graph: answer
+
+
 def test_controls_that_are_noticed_are_listed() -> None:
     graph, x = traced()
     expected = interpret(graph, x)
@@ -142,15 +147,22 @@ def test_controls_that_are_noticed_are_listed() -> None:
 
     check = eq.compare("n", "d", expected, run(graph), exact=False)
     spoiled = eq.negated_row(graph)
-    assert eq.with_controls(check, expected, run, spoiled, exact=False).controls == tuple(spoiled)
+    done = eq.with_controls(check, expected, run, {**spoiled, "nothing": graph}, sometimes(True))
+    assert (done.controls, done.idle, done.planted) == (tuple(spoiled), ("nothing",), 2)
 
 
-def test_a_control_that_goes_unnoticed_stops_everything() -> None:
+def test_one_control_that_goes_unnoticed_stops_everything_though_others_are_noticed() -> None:
     graph, x = traced()
     expected = interpret(graph, x)
+
+    def run(g: Graph) -> Activity:
+        return interpret(g, x, force=expected.spikes)
+
     check = eq.compare("n", "d", expected, expected, exact=False)
     with pytest.raises(VerifyError, match=r"^c9: anything: n on d did not notice a planted mistake"):
-        eq.with_controls(check, expected, lambda _graph: expected, {"c9: anything": graph}, exact=False)
+        eq.with_controls(check, expected, run, {**eq.negated_row(graph), "c9: anything": graph}, sometimes(False))
+    with pytest.raises(VerifyError, match=r"^c9: anything: n on d: no planted mistake changes anything"):
+        eq.with_controls(check, expected, run, {"c9: anything": graph}, sometimes(True))
 
 
 def test_a_planted_mistake_leaves_the_graph_as_it_was() -> None:
