@@ -91,8 +91,7 @@ def _bound(node: Node, sent: Mapping[str, Array]) -> Array:
     else:
         assert isinstance(node, fixed.Synapse)
         grain = 2 if node.sign_mode == "mixed" and not np.any(node.weight_mant % 2) else 1
-        ones_ = replace(node, weight_mant=np.ones_like(node.weight_mant), weight_exp=0)
-        within = 0.5 * (grain << node.weight_exp) * connect(ones_, flat)
+        within = 0.5 * grain * connect(replace(node, weight_mant=np.ones_like(node.weight_mant)), flat)
     return within.reshape(*x.shape[:2], *node.shape)
 
 

@@ -29,7 +29,16 @@ def check_formats(quantised: Graph, target: Target) -> int:
     Raises:
         VerifyError: an integer that the target cannot hold, or a current or count that some input makes so.
     """
+    for node in quantised.of(fixed.FixedLIF):
+        _check_groups(quantised, node, target)
     return sum(_check(quantised, node, target) for node in quantised)
+
+
+def _check_groups(graph: Graph, node: fixed.FixedLIF, target: Target) -> None:
+    """No more pairs of exponent and sign mode arrive than a core holds, or one of each connection."""
+    synapses = [part for part in graph.sources(node) if isinstance(part, fixed.Synapse)]
+    found = {(exp, synapse.sign_mode) for synapse in synapses for exp in synapse.exponents}
+    _within(node, "synapse formats", np.array([len(found)]), 0, max(len(synapses), target.synapse_formats))
 
 
 def _check(graph: Graph, node: Node, target: Target) -> int:
@@ -39,7 +48,7 @@ def _check(graph: Graph, node: Node, target: Target) -> int:
         case fixed.Synapse():
             low, high = _weights(node.sign_mode, target)
             _within(node, "weight mantissa", node.weight_mant, low, high)
-            _within(node, "weight exponent", np.array(node.weight_exp), 0, target.weight_exp_max)
+            _within(node, "weight exponent", np.asarray(node.weight_exp), 0, target.weight_exp_max)
         case fixed.HeldCurrent():
             for current in _extremes(graph, node):
                 _within(node, "current", current, -top, top)

@@ -75,8 +75,7 @@ def _check_population(folded: Graph, quantised: Graph, scale: Scale) -> int:
             checked += synapse.weight.size + synapse.bias.size
         else:
             assert isinstance(synapse, fixed.Synapse)
-            grain = 2 if synapse.sign_mode == "mixed" and not np.any(synapse.weight_mant % 2) else 1
-            _near(synapse.name, "weight", synapse.weight, weight * unit, float(grain << synapse.weight_exp))
+            _near(synapse.name, "weight", synapse.weight, weight * unit, _steps(synapse))
             checked += synapse.weight.size
     if isinstance(node, fixed.FixedReadout):
         assert isinstance(real, ir.Readout)
@@ -175,13 +174,20 @@ def _check_threshold(node: fixed.FixedLIF, real: ir.LIF, scale: Scale) -> int:
     return found.size + (0 if node.reset == "hard" else taken.size)
 
 
-def _near(layer: str, what: str, found: Array, wanted: Array, step: float) -> None:
-    wanted = np.broadcast_to(wanted, found.shape)
+def _steps(synapse: fixed.Synapse) -> Array:
+    """The distance between neighbouring weights, row by row: twice as far where signs share mantissas."""
+    grain = 2 if synapse.sign_mode == "mixed" and not np.any(synapse.weight_mant % 2) else 1
+    rows = (grain << synapse.row_exp).reshape(-1, *(1,) * (synapse.weight_mant.ndim - 1))
+    return np.broadcast_to(rows, synapse.weight_mant.shape).astype(np.float64)
+
+
+def _near(layer: str, what: str, found: Array, wanted: Array, step: float | Array) -> None:
+    wanted, step = np.broadcast_to(wanted, found.shape), np.broadcast_to(step, found.shape)
     wrong = ~(np.abs(found - wanted) <= (0.5 + SLACK) * step)
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise VerifyError(
-            f"{what} {place} is not its folded value rounded (half a step is {step / 2:g})",
+            f"{what} {place} is not its folded value rounded (half a step is {step[place] / 2:g})",
             where=layer,
             expected=f"{wanted[place]:.6g}",
             found=found[place],

@@ -116,16 +116,20 @@ def weight_risks(folded: Graph, target: Target) -> Iterator[Risk]:
         if largest == 0.0:
             yield Risk(node=node.name, reason="all weights are 0", suggestion="leave the layer out")
             continue
-        half = largest / 2**target.weight_bits
-        lost = float(((size > 0) & (size < half)).sum() / max(1, (size > 0).sum()))
-        rows = size.reshape(len(size), -1).max(axis=1)
+        flat = size.reshape(len(size), -1)
+        rows = flat.max(axis=1)
+        finer = 1 << (target.exponents(1) - 1)  # than the largest weights, channels of small ones may be kept
+        half = np.maximum(rows, largest / finer) / 2**target.weight_bits
+        lost = float(((flat > 0) & (flat < half[:, None])).sum() / max(1, (size > 0).sum()))
         dead = int(((rows > 0) & (rows < half)).sum())
-        suggestion = "prune or clip its largest weights when training; one layer has one exponent"
+        suggestion = "prune or clip its largest weights when training; a layer has few exponents"
         if dead:
-            reason = f"{dead} of {len(rows)} output channels have weights below {largest:.3g} / {2**target.weight_bits}"
-            yield Risk(node=node.name, reason=f"{reason}, so all of them become 0", suggestion=suggestion)
+            below = f"below {largest:.3g} / {finer << target.weight_bits}, so all of them become 0"
+            reason = f"{dead} of {len(rows)} output channels have weights {below}"
+            yield Risk(node=node.name, reason=reason, suggestion=suggestion)
         elif lost > LOST_WEIGHTS:
-            reason = f"{100 * lost:.0f} % of its weights are below {largest:.3g} / {2**target.weight_bits} and become 0"
+            below = f"1 / {2**target.weight_bits} of the largest of their channel"
+            reason = f"{100 * lost:.0f} % of its weights are below {below} and become 0"
             yield Risk(node=node.name, reason=reason, suggestion=suggestion)
 
 

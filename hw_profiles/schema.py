@@ -78,7 +78,8 @@ class Limits:
     """What fits. None means that nothing is to be checked: either there is no limit, or (`unknown`) none is public.
 
     Widths are bits: ``weight_bits`` as stored, ``threshold_bits`` of the unsigned mantissa, ``bias_mant_bits`` of the
-    signed one, ``message_bits`` of a graded spike's payload (0: spikes only). Delays are steps beyond the one that
+    signed one, ``message_bits`` of a graded spike's payload (0: spikes only). ``synapse_formats_per_core``: how many
+    pairs of weight exponent and sign mode the connections into one core may have. Delays are steps beyond the one that
     every synapse takes.
     """
 
@@ -90,6 +91,7 @@ class Limits:
     threshold_bits: int | None
     bias_mant_bits: int | None
     bias_exp_max: int | None
+    synapse_formats_per_core: int | None
     message_bits: int | None
     delay_steps_max: int | None
     cores_per_chip: int | None

@@ -64,7 +64,7 @@ def connect(node: ir.HeldCurrent | ir.Synapse, x: Array) -> Array:
     """Weighted sums of x (B, *source): (B, *shape)."""
     x = x.astype(np.int64)
     if isinstance(node, ir.FixedLinear) and node.entries is not None:
-        values = node.weight_mant[node.entries].astype(np.int64) << node.weight_exp
+        values = node.weight_mant[node.entries].astype(np.int64) << node.row_exp[node.entries[0]]
         return sparse_sums(x.reshape(len(x), -1), *node.entries, values, len(node.weight_mant))
     weight = node.weight.astype(np.int64)
     if isinstance(node, ir.FixedConv2d | ir.HeldCurrent) and weight.ndim == 4:

@@ -55,19 +55,31 @@ class HeldCurrent(Node):
 class Synapse(Node):
     """A connection with one source: ``a[w] = weight (*) x[w - 1 - delay]`` (logical: ``a[t] = weight (*) x[t]``).
 
-    The weight that acts is ``weight_mant * 2^weight_exp``. ``sign_mode`` is "mixed" (even mantissas in
-    [-256, 254]), "excitatory" ([0, 255]) or "inhibitory" ([-255, 0]).
+    The weight that acts is ``weight_mant * 2^weight_exp``. ``weight_exp`` is one integer, or one per output channel
+    (row of ``weight_mant``), (out,): rows of the same exponent are one synapse group, on a chip and in Lava a
+    connection of its own. ``sign_mode`` of all groups is "mixed" (even mantissas in [-256, 254]), "excitatory"
+    ([0, 255]) or "inhibitory" ([-255, 0]).
     """
 
     weight_mant: Array
-    weight_exp: int = 0
+    weight_exp: int | Array = 0
     sign_mode: str = "mixed"
     delay: int = 0
 
     @property
     def weight(self) -> Array:
         """The integers that act, int64."""
-        return self.weight_mant.astype(np.int64) << self.weight_exp
+        return self.weight_mant.astype(np.int64) << self.row_exp.reshape(-1, *(1,) * (self.weight_mant.ndim - 1))
+
+    @property
+    def row_exp(self) -> Array:
+        """The exponent of every row: (out,)."""
+        return np.broadcast_to(np.asarray(self.weight_exp, dtype=np.int64), (len(self.weight_mant),))
+
+    @property
+    def exponents(self) -> tuple[int, ...]:
+        """The exponents there are, one per synapse group, smallest first."""
+        return tuple(int(exp) for exp in np.unique(self.weight_exp))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

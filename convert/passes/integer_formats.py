@@ -14,6 +14,11 @@ the network has subtracted in excess is ``g sigma``, sigma the decayed count of 
 subtraction is a step late. It fires on ``v >= h + g (1 + sigma)``, which is ``v > h`` on the grid as long as
 ``g (1 + sigma) <= 2^-(T-1)``: exact, ties included, with half that g, or a quarter of it.
 
+**Exponents.** A connection has as many synapse groups as there are exponents among its output channels (rows): each row
+takes the smallest exponent that holds it, so that rows with small weights keep a finer step than those with large ones,
+all at the same scale. A chip holds few formats, so the exponents of a connection are consecutive, and none is kept that
+rounds nothing differently.
+
 **Thresholds that differ within a population** share S, so only their rounded values ``h_i`` fit; each is within half a
 unit of ``S threshold_i / gain - g``. Neurons are then exact for ``h_i + g``, and ties of the real threshold are not.
 """
@@ -30,11 +35,15 @@ from avsnn.errors import QuantizeError
 from avsnn.hw_profiles.profile import Profile
 
 FRACTION_BITS = 6  # of v below one activation unit: how often a value can be halved exactly
+EXPONENTS = 4  # of one connection, at most: a fifth would serve weights below an eighth of the largest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Widths in bits; ``even`` where mixed signs leave only even weight mantissas."""
+    """Widths in bits; ``even`` where mixed signs leave only even weight mantissas.
+
+    ``synapse_formats``: exponents that all connections into one population may have together.
+    """
 
     weight_bits: int
     weight_exp_max: int
@@ -42,6 +51,7 @@ class Target:
     threshold_bits: int
     state_bits: int
     even: bool
+    synapse_formats: int = 1
 
     @classmethod
     def of(cls, profile: Profile, *, weight_bits: int | None = None) -> Target:
@@ -57,7 +67,22 @@ class Target:
             threshold_bits=profile.need("threshold_bits"),
             state_bits=profile.need("state_bits"),
             even=profile.formats is not None and profile.formats.weight_sign_modes,
+            synapse_formats=_synapse_formats(profile),
         )
+
+    def exponents(self, connections: int) -> int:
+        """How many exponents each of the connections into one population may have."""
+        return max(1, min(EXPONENTS, self.synapse_formats // connections))
+
+    def rounding(self, weight: Array, exponents: int) -> float:
+        """What `mantissas` does to currents: steps in units of the root mean square weight, summed over rows.
+
+        A neuron whose currents are large is near its threshold less often, so that an error changes fewer spikes.
+        """
+        rows = weight.reshape(len(weight), -1)
+        rows = rows[rows.any(axis=1)]
+        steps = _signs(rows, self)[1] * 2.0 ** _exponents(rows, self, exponents)
+        return float((steps * np.sqrt(np.count_nonzero(rows, axis=1) / (rows**2).sum(axis=1))).sum())
 
     @property
     def threshold_room(self) -> int:
@@ -75,25 +100,59 @@ class Target:
         return (1 << (self.bias_mant_bits - 1)) - 1
 
 
-def mantissas(weight: Array, target: Target) -> tuple[Array, int, str]:
-    """(mantissas, exponent, sign mode) of real ``weight`` in integer units, nothing clipped.
+def _synapse_formats(profile: Profile) -> int:
+    """What the profile grants; one where nobody has published it."""
+    found = profile.limits.synapse_formats_per_core
+    if found is not None:
+        return found
+    return 1 if "synapse_formats_per_core" in profile.limits.unknown else EXPONENTS * EXPONENTS
+
+
+def mantissas(weight: Array, target: Target, exponents: int = 1) -> tuple[Array, int | Array, str]:
+    """(mantissas, exponent, sign mode) of real ``weight`` (out, ...) in integer units, nothing clipped.
 
     Mixed signs: even mantissas in [-2^bits, 2^bits - 2] (or all in [-2^(bits-1), 2^(bits-1) - 1] where the target
-    keeps odd ones); one sign: magnitudes up to 2^bits - 1. The exponent is the smallest that fits.
+    keeps odd ones); one sign: magnitudes up to 2^bits - 1. The exponent is the smallest that fits; with several
+    ``exponents`` it is the smallest that fits each row, (out,), or a number again where all are alike.
     """
-    low, high = float(weight.min(initial=0.0)), float(weight.max(initial=0.0))
+    rows = weight.reshape(len(weight), -1)
+    mode, grain = _signs(rows, target)
+    exps = _exponents(rows, target, exponents)
+    mant = _rounded(rows, grain, exps)
+    for exp in np.unique(exps)[:-1]:  # a finer step that rounds nothing differently needs no format of its own
+        above, group = exps[exps > exp].min(), exps == exp
+        if not (mant[group] % (grain << (above - exp))).any():
+            mant[group], exps[group] = mant[group] >> (above - exp), above
+    alike = exps.size == 0 or exps.min() == exps.max()
+    return mant.reshape(weight.shape), int(exps.max(initial=0)) if alike else exps, mode
+
+
+def _signs(rows: Array, target: Target) -> tuple[str, int]:
+    """(sign mode, what mantissas are multiples of)."""
+    low, high = float(rows.min(initial=0.0)), float(rows.max(initial=0.0))
     mode = "mixed" if low < 0 < high else "inhibitory" if low < 0 else "excitatory"
-    grain = 2 if mode == "mixed" and target.even else 1
-    exp = 0
+    return mode, 2 if mode == "mixed" and target.even else 1
+
+
+def _exponents(rows: Array, target: Target, exponents: int) -> Array:
+    """The smallest exponent of every row that holds its mantissas, the largest so many of them."""
+    mode, grain = _signs(rows, target)
+    top = (1 << target.weight_bits) - grain if grain == 2 or mode != "mixed" else (1 << (target.weight_bits - 1)) - 1
+    bottom = -(top + grain) if mode == "mixed" else -top
+    ends = np.stack([rows.min(axis=1, initial=0), rows.max(axis=1, initial=0)], axis=1)
+    exps = np.zeros(len(rows), dtype=np.int64)
     while True:
-        mant = grain * np.rint(weight / (grain << exp)).astype(np.int64)
-        top = (
-            (1 << target.weight_bits) - grain if grain == 2 or mode != "mixed" else (1 << (target.weight_bits - 1)) - 1
-        )
-        bottom = -(top + grain) if mode == "mixed" else -top
-        if mant.min(initial=0) >= bottom and mant.max(initial=0) <= top:
-            return mant, exp, mode
-        exp += 1
+        mant = _rounded(ends, grain, exps)
+        over = (mant[:, 0] < bottom) | (mant[:, 1] > top)
+        if not over.any():
+            return np.maximum(exps, exps.max(initial=0) - exponents + 1)
+        exps[over] += 1
+
+
+def _rounded(rows: Array, grain: int, exps: Array) -> Array:
+    """Mantissas, multiples of ``grain``."""
+    mant: Array = grain * np.rint(rows / (grain << exps)[:, None]).astype(np.int64)
+    return mant
 
 
 def grid(timesteps: int) -> float:

@@ -120,15 +120,19 @@ class Populations:
         spikes = _walk(population, lambda t: a[t], self.graph.timesteps, a.shape[1:])
         return self._candidate(node, (current, population), S, spikes)
 
-    def synapse(self, term: Term, S: float) -> fixed.Synapse:
-        """A weighted sum as an integer layer, at scale S.
+    def synapses(self, found: list[Term], S: float) -> list[fixed.Synapse]:
+        """Weighted sums as integer layers at scale S, all those of one population or read-out.
 
         Raises:
-            QuantizeError: its exponent fits no format.
+            QuantizeError: an exponent that fits no format.
         """
-        mant, exp, mode = mantissas(term.weight * S, self.target)
-        if exp > self.target.weight_exp_max:
-            raise QuantizeError("weight exponent", where=term.layer.origin, found=exp, limit=self.target.weight_exp_max)
+        return [self._synapse(term, S, self.target.exponents(len(found))) for term in found]
+
+    def _synapse(self, term: Term, S: float, exponents: int) -> fixed.Synapse:
+        mant, exp, mode = mantissas(term.weight * S, self.target, exponents)
+        top = int(np.max(exp))
+        if top > self.target.weight_exp_max:
+            raise QuantizeError("weight exponent", where=term.layer.origin, found=top, limit=self.target.weight_exp_max)
         common: dict[str, Any] = {
             "name": term.name,
             "inputs": (term.source,),
@@ -148,7 +152,7 @@ class Populations:
     def _integers(self, node: ir.LIF, found: list[Term], bias: Array, h: int) -> Candidate:
         thresholds = self.thresholds(node)
         S = (h + thresholds.tie()) / float(np.max(thresholds.levels))
-        synapses = [self.synapse(t, S) for t in found]
+        synapses = self.synapses(found, S)
         names, whole = [s.name for s in synapses], np.rint(S * bias).astype(np.int64)
         population = self._neuron(node, names, thresholds.rounded(S, h), whole)
         spikes = self._spikes(population, synapses)

@@ -244,11 +244,11 @@ class _Builder:
     def _readout(self, node: ir.Readout) -> None:
         rows = [self.graph[name] for name in node.inputs]
         found = [term for row in rows for term in terms(self.graph, row.name)]
-        finest = Spread.of(found).finest
+        finest = Spread.of(found, self.target.exponents(len(found))).finest
         if finest == 0:
             raise QuantizeError("all read-out weights are zero", where=node.origin or node.name)
         S = self.target.weight_room / finest
-        synapses = [self.populations.synapse(t, S) for t in found]
+        synapses = self.populations.synapses(found, S)
         for synapse in synapses:
             self._keep(synapse)
         T = self.graph.timesteps

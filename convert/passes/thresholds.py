@@ -28,21 +28,24 @@ HOST_BIAS_BITS = 48  # and what it adds must stay exact in floats, too, however 
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Largest |weight| of all connections, and of the finest of them, no less than the largest exponent can bridge.
+    """Largest |weight| of all connections, and of the finest of their groups, no less than exponents can bridge.
 
-    Connections share a scale, not an exponent: a scale at which the finest fills its mantissas costs the others
-    nothing. A graded source has such weights, as each of its many levels stands for little.
+    Groups share a scale, not an exponent: a scale at which the finest fills its mantissas costs the others nothing.
+    A connection is one group, or several of output channels. A graded source has fine weights, as each of its many
+    levels stands for little.
     """
 
     largest: float
     finest: float
 
     @staticmethod
-    def of(found: list[Term]) -> Spread:
-        """Measure the connections of one population or read-out."""
-        tops = [float(np.abs(t.weight).max(initial=0.0)) for t in found]
-        largest = max(tops)
-        return Spread(largest=largest, finest=max(min((top for top in tops if top > 0), default=0.0), largest / FINEST))
+    def of(found: list[Term], exponents: int) -> Spread:
+        """Measure the connections of one population or read-out, each with so many exponents."""
+        rows = [np.abs(t.weight).reshape(len(t.weight), -1).max(axis=1, initial=0.0) for t in found]
+        rows = [row[row > 0] for row in rows if row.any()]
+        largest = max((float(row.max()) for row in rows), default=0.0)
+        bridged = [max(float(row.min()), float(row.max()) / 2.0 ** (exponents - 1)) for row in rows]
+        return Spread(largest=largest, finest=max(min(bridged, default=0.0), largest / FINEST))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,25 +104,35 @@ class Thresholds:
         """
         levels, node = self.levels, self.node
         threshold = float(np.max(levels))
-        spread = Spread.of(found)
-        largest, finest = spread.largest, spread.finest
-        limits = float(np.abs(bias).max()), float(np.min(levels))
-        top, room = self._largest_threshold(threshold, finest, *limits), self._room(threshold, found)
-        top = min(top, room)
-        if all(t.levels == 1 for t in found):  # spikes alone rarely come together: only what is finer is bounded
-            top = max(top, self._largest_threshold(threshold, largest, *limits))
-        top = min(top, self._with_largest_exponent(threshold, largest))
+        spread = Spread.of(found, self.target.exponents(len(found)))
+        fine, coarse = self._tops(found, spread, float(np.abs(bias).max()))
+        highest = self._with_largest_exponent(threshold, spread.largest)
+        top, filled = (min(h, highest) for h in (self._best(fine, coarse, found), coarse))
         if top < 1:
             raise QuantizeError(
                 "weights and bias do not fit one scale",
                 where=node.origin or node.name,
-                found=f"weight {largest:g}, bias {np.abs(bias).max():g}, threshold {threshold:g}",
+                found=f"weight {spread.largest:g}, bias {np.abs(bias).max():g}, threshold {threshold:g}",
                 limit=f"{self.target.weight_bits}-bit weights, {self.target.bias_mant_bits}-bit bias",
             )
-        tried = sorted({max(1, int(top * fraction)) for fraction in CANDIDATES}, reverse=True)
+        tried = {max(1, int(top * fraction)) for fraction in CANDIDATES}
+        tried |= {filled} if 1 <= filled < top else set()
         if isinstance(levels, float) and _commensurate(found, bias, levels):
-            tried = sorted({_meeting(h, node.strict) for h in tried}, reverse=True)
-        return tried
+            tried = {_meeting(h, node.strict) for h in tried}
+        return sorted(tried, reverse=True)
+
+    def _tops(self, found: list[Term], spread: Spread, bias: float) -> tuple[int, int]:
+        """(largest threshold at which finer groups may use the exponents of coarser ones, where the largest are full).
+
+        Finer scales are bounded by what any input could bring; a scale that fills the largest weights is not, if spikes
+        alone bring them: those rarely come together.
+        """
+        threshold, smallest = float(np.max(self.levels)), float(np.min(self.levels))
+        fine = self._largest_threshold(threshold, spread.finest, bias, smallest)
+        fine = min(fine, self._room(threshold, found))
+        coarse = self._largest_threshold(threshold, spread.largest, bias, smallest)
+        spikes = all(t.levels == 1 for t in found)
+        return (max(fine, coarse) if spikes else fine), coarse
 
     def for_host(self, peak: float, numbers: tuple[Array, Array], spare: float) -> tuple[int, float, int]:
         """(integer threshold, S, fractional bits of the host's numbers) that leave ``spare`` above the largest current.
@@ -151,6 +164,22 @@ class Thresholds:
                 by_weight *= 2
             limits.append(by_weight)
         return int(min(limits) - 1)  # the threshold lies up to one unit above its integer
+
+    def _best(self, fine: int, coarse: int, found: list[Term]) -> int:
+        """Of ``fine`` and what lies ``coarse 2^j`` below it, the threshold at which weights are rounded least.
+
+        At ``coarse 2^j`` the largest weights fill their mantissas; a little above, their step would double.
+        """
+        tops = [fine]
+        while 1 <= coarse < fine:
+            tops.append(coarse)
+            coarse *= 2
+        return min(tops, key=lambda h: (self._rounding(h, found), -h)) if len(tops) > 1 else fine
+
+    def _rounding(self, h: int, found: list[Term]) -> float:
+        """How much the weights are rounded at threshold h."""
+        S = (h + self.tie()) / float(np.max(self.levels))
+        return sum(self.target.rounding(t.weight * S, self.target.exponents(len(found))) for t in found)
 
     def _with_largest_exponent(self, threshold: float, weight: float) -> int:
         """Largest threshold whose scale leaves the exponent of the largest weight in its format."""

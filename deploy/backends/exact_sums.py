@@ -48,8 +48,8 @@ class ExactSums:
         node = self.node
         if not isinstance(node, FixedConv2d | FixedLinear | HeldCurrent):
             raise CapabilityError("the simulator knows no such connection", where=node.name, found=node.kind)
-        if isinstance(node, Synapse) and node.weight_exp < 0:
-            raise CapabilityError("negative weight exponent", where=node.name, found=node.weight_exp, limit=0)
+        if isinstance(node, Synapse) and min(node.exponents) < 0:
+            raise CapabilityError("negative weight exponent", where=node.name, found=min(node.exponents), limit=0)
         expected: Shape
         if self.convolves:
             expected = (self._weight.shape[1] * self._conv.groups, *self._image[1:])
@@ -116,7 +116,7 @@ class ExactSums:
     @cached_property
     def _weight(self) -> Array:
         node = self.node  # as stored, if that is what acts: matrices full of zeros are large
-        return node.weight_mant if isinstance(node, Synapse) and not node.weight_exp else node.weight
+        return node.weight_mant if isinstance(node, Synapse) and not np.any(node.weight_exp) else node.weight
 
     @property
     def _entries(self) -> tuple[Array, Array] | None:

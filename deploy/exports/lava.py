@@ -3,7 +3,7 @@
 The folder holds plain tables (``network.json``, ``weights.npz``) and the scripts that build stock Lava Processes from
 them (``network.py``, ``tables.py``, ``recorder/``; see its README.txt)::
 
-    FixedConv2d, FixedLinear   Sparse, or DelaySparse where delay > 0
+    FixedConv2d, FixedLinear   Sparse, or DelaySparse where delay > 0, one for each exponent of its weights
     FixedLIF                   LIFReset(reset_offset = reset_phase + 1: Lava counts steps from 1), or LIF; where the
                                reset subtracts, a Process of the export itself (``neurons/``)
     HeldCurrent, FixedInput    RingBuffer over wall-clock time, into a_in and s_in
@@ -28,6 +28,7 @@ from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.kernels import image_shape, per_channel
 from avsnn.convert.ir.node import Array, Node
+from avsnn.deploy.exports.lava_groups import split_groups
 from avsnn.deploy.exports.lava_limits import check_population, check_readout, check_synapse, message_bits, needs_guard
 from avsnn.deploy.exports.lava_products import product_row
 from avsnn.errors import BackendError, CapabilityError, InputError
@@ -76,6 +77,7 @@ def lower(graph: Graph) -> tuple[dict[str, Any], dict[str, Array]]:
     """Return (tables for network.json, arrays for weights.npz); errors as in `write_lava`."""
     if graph.stage != "scheduled":
         raise InputError("only a scheduled graph has wall-clock times", where="lava", found=graph.stage)
+    graph = split_groups(graph)
     arrays = _Arrays()
     tables: dict[str, Any] = {"format": FORMAT, "lava": LAVA_VERSION, "timesteps": graph.timesteps}
     tables |= {name: [] for name in ("inputs", "currents", "synapses", "products", "populations", "readouts")}
@@ -140,7 +142,7 @@ def _synapse(graph: Graph, node: fixed.Synapse, arrays: _Arrays) -> dict[str, An
     late = node.output_delay if isinstance(node, fixed.FixedLinear) else None
     return _weights(node, node.weight_mant, source, arrays) | {
         "source": source.name,
-        "weight_exp": node.weight_exp,
+        "weight_exp": int(node.weight_exp),
         "sign_mode": node.sign_mode,
         "delay": node.delay,
         "output_delay": None if late is None else arrays.add(late),

@@ -47,8 +47,8 @@ def check_synapse(node: fixed.Synapse) -> None:
             limit=f"{grid}{low} to {high}",
             remedy="quantise for loihi2",
         )
-    if not 0 <= node.weight_exp <= 24:
-        raise QuantizeError("weight exponent", where=node.name, found=node.weight_exp, limit="0 to 24")
+    if node.exponents[0] < 0 or node.exponents[-1] > 24:
+        raise QuantizeError("weight exponent", where=node.name, found=node.exponents, limit="0 to 24")
     delays = delays_of(node)
     if delays.min() < 0 or delays.max() > DELAY_LIMIT:
         found = f"{delays.min()} to {delays.max()}"

@@ -69,6 +69,11 @@ def nodes(change: Callable[[Any], Node], *kinds: type[Node], names: str = "") ->
     return after(lambda out, *_a: (changed(out[0]), *out[1:]) if isinstance(out, tuple) else changed(out))
 
 
+def by_row(exps: int | Array) -> int | Array:
+    """What rows have one each of, against weights of four axes."""
+    return exps if isinstance(exps, int) else exps[:, None, None, None]
+
+
 def borderless(rule: Function) -> Function:
     """The constant of a norm as though nothing were padded: the same everywhere."""
 
@@ -386,18 +391,23 @@ MUTATIONS: tuple[Mutation, ...] = (
     # integer_formats
     Mutation(
         rule="integer_formats.mantissas", what="mantissas rounded down", network="hard",
-        how=after(lambda out, weight, target: (2 * np.floor(weight / (2 << out[1])).astype(np.int64), *out[1:])),
+        how=after(lambda out, weight, *_a: (2 * np.floor(weight / by_row(2 << out[1])).astype(np.int64), *out[1:])),
         found="c2: weight",
     ),
     Mutation(
         rule="integer_formats.mantissas", what="weights clipped instead of an exponent", network="hard",
-        how=lambda rule: lambda weight, target: (
+        how=lambda rule: lambda weight, *_a: (
             np.clip(2 * np.rint(weight / 2).astype(np.int64), -8, 8), 0, "mixed"), found="c2: weight",
     ),
     Mutation(
         rule="integer_formats.mantissas", what="a bit too many", network="hard",
-        how=lambda rule: lambda weight, target: rule(weight, replace(target, weight_bits=target.weight_bits + 1)),
-        found="c3: weight mantissa does not fit",
+        how=arguments(lambda weight, target, *n: (weight, replace(target, weight_bits=target.weight_bits + 1), *n)),
+        found="c2: weight mantissa does not fit",
+    ),
+    Mutation(
+        rule="integer_formats.mantissas", what="exponents of other rows", network="hard",
+        how=after(lambda out, *_a: (out[0], np.roll(out[1], 1) if np.ndim(out[1]) else out[1], out[2])),
+        found="y@d: weight",
     ),
     Mutation(
         rule="integer_formats.grid", what="one halving forgotten", network="hard",

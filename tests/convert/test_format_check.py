@@ -60,6 +60,17 @@ def test_what_is_too_large_for_the_target_is_named(case: str) -> None:
         check_formats(changed(graph, name, change(graph[name])), TARGET)
 
 
+def test_more_synapse_formats_than_a_core_holds_are_noticed() -> None:
+    graph = quantised("hard")
+    node: Any = graph["c2"]
+    rows = np.arange(len(node.weight_mant))
+    assert len(rows) > 2
+    fits = replace(TARGET, synapse_formats=len(rows))
+    check_formats(changed(graph, "c2", {"weight_exp": rows}), fits)
+    with pytest.raises(VerifyError, match=r"^b: synapse formats does not fit the target, expected 0 to 2"):
+        check_formats(changed(graph, "c2", {"weight_exp": rows}), replace(TARGET, synapse_formats=2))
+
+
 def test_padding_narrows_what_an_input_can_make() -> None:
     """Without it the bound would refuse scales that no input can exceed."""
     graph = quantised("hard")

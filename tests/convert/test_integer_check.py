@@ -44,6 +44,9 @@ MISTAKES: dict[str, tuple[str, Callable[[Any], dict[str, Any]], str]] = {
     "a synaptic weight, one step": ("c2", lambda n: {"weight_mant": changed(n.weight_mant, lambda w: w - 2)}, ""),
     "bias exponent": ("p1", lambda n: {"bias_exp": n.bias_exp - 1}, "bias"),
     "weight exponent": ("c1", lambda n: {"weight_exp": n.weight_exp + 1}, "weight"),
+    "exponent of one row": (
+        "c2", lambda n: {"weight_exp": n.row_exp + (np.arange(len(n.weight_mant)) == 0)}, "weight",
+    ),
     "skip connection, sign": ("c0to2", lambda n: {"weight_mant": changed(n.weight_mant, lambda w: -w)}, "weight"),
     "sign of one held weight": ("c0", lambda n: {"weight": changed(n.weight, lambda w: -w)}, "weight"),
     "one held weight, one step": ("c0", lambda n: {"weight": changed(n.weight, lambda w: w + 1)}, "weight"),

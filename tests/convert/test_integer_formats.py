@@ -62,6 +62,51 @@ def test_mantissas_are_legal_and_within_half_a_step(seed: int, bits: int, size: 
         assert smaller > (grid.high if mode != "inhibitory" else -grid.low) or not even
 
 
+@given(SEEDS, st.integers(2, 8), st.integers(1, 4), st.integers(1, 6), st.sampled_from([0, 1]))
+def test_groups_round_no_worse_and_stay_within_their_formats(
+    seed: int, bits: int, most: int, spread: int, sign: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    weight = rng.normal(size=(6, 3, 2)) * 2.0 ** rng.uniform(-spread, spread, size=(6, 1, 1)) * 50
+    weight = np.abs(weight) if sign else weight
+    target = Target.of(load_profile("loihi2"), weight_bits=bits)
+    mant, exp, mode = mantissas(weight, target, most)
+    exps = np.broadcast_to(exp, (6,))
+    assert mant.shape == weight.shape
+    assert signed_core_grid(max_bits=bits, bits=bits, sign_mode=mode).contains(mant)
+    assert exps.max() - exps.min() < most
+    assert np.ndim(exp) == (len(set(exps.tolist())) > 1)
+    steps = (2 if mode == "mixed" else 1) << exps
+    assert (np.abs((mant << exps[:, None, None]) - weight) <= steps[:, None, None] / 2).all()
+    one, shared, _ = mantissas(weight, target)
+    assert isinstance(shared, int)
+    assert shared == exps.max()  # the largest weights are as without groups
+    errors = [np.abs((m << e) - weight).sum() for m, e in ((mant, exps[:, None, None]), (one, shared))]
+    assert errors[0] <= errors[1] + 1e-9 or most == 1
+
+
+def test_rows_of_small_weights_get_a_finer_step_where_it_rounds_otherwise() -> None:
+    weight = np.array([[500.0, -3.3], [62.0, -3.3], [0.0, 0.0], [100.0, 40.0]])
+    mant, exp, mode = mantissas(weight, LOIHI2, 4)
+    assert mode == "mixed"
+    assert isinstance(exp, np.ndarray)
+    assert exp.tolist() == [1, 0, 0, 0]
+    assert mant.tolist() == [[250, -2], [62, -4], [0, 0], [100, 40]]
+    rest = mantissas(weight[[0, 2, 3]], LOIHI2, 4)  # on both grids: one format is enough
+    assert (rest[0].tolist(), rest[1]) == ([[250, -2], [0, 0], [50, 20]], 1)
+
+
+@pytest.mark.parametrize(("most", "wanted"), [(1, [6, 6, 6, 6]), (2, [6, 5, 5, 5]), (3, [6, 5, 4, 4])])
+def test_the_exponents_of_a_connection_are_consecutive(most: int, wanted: list[int]) -> None:
+    weight = 2.0 ** -np.array([[0, 1], [1, 2], [2, 3], [9, 9]]) * np.array([1, -1]) * 251 * 64
+    assert np.broadcast_to(mantissas(weight, LOIHI2, most)[1], (4,)).tolist() == wanted
+
+
+def test_few_formats_are_shared_by_all_connections_of_a_population() -> None:
+    assert [LOIHI2.exponents(n) for n in (1, 2, 3, 4, 9)] == [4, 3, 2, 1, 1]
+    assert Target.of(load_profile("cpu")).exponents(1) == 1
+
+
 @pytest.mark.parametrize(
     ("weight", "mode"), [([0.0, 0.0], "excitatory"), ([-1.0, 0.0], "inhibitory"), ([-1.0, 1.0], "mixed")]
 )

@@ -54,7 +54,8 @@ def test_all_integers_are_proved_and_in_range(graph: Graph) -> None:
     for node in integers:
         if isinstance(node, fixed.Synapse):
             assert signed_core_grid(max_bits=8, bits=8, sign_mode=node.sign_mode).contains(node.weight_mant)
-            assert 0 <= node.weight_exp <= 7
+            assert 0 <= node.exponents[0] <= node.exponents[-1] <= 7
+            assert len(node.exponents) <= 4
         elif isinstance(node, fixed.FixedLIF):
             assert 0 <= node.threshold_mant < 2**17
             assert (np.abs(node.bias_mant) < 2**12).all()
@@ -68,6 +69,35 @@ def test_eight_bits_keep_most_spikes_and_wide_integers_nearly_all() -> None:
     assert agreement(graph, quantised(graph)[0]) > 0.95
     # the host's weights stay at 16 bits on the wide target, so a few spikes near the threshold may still turn
     assert agreement(graph, quantised(graph, CPU)[0]) > 0.99
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_groups_of_channels_lower_what_rounding_changes(bits: int) -> None:
+    """Channels whose weights are an eighth of the largest lost three bits to them."""
+    graph = spiking_graph(3, depth=3, skips=((0, 2),))
+    uneven = replace(graph, nodes=tuple(_uneven(n) if n.name in ("c1", "c2") else n for n in graph))
+    target = Target.of(load_profile("loihi2"), weight_bits=bits)
+    one = replace(target, synapse_formats=1)
+    lost, changed = [], []
+    for formats in (target, one):
+        integers, scales = quantised(uneven, formats)
+        assert check_parameters(uneven, integers, scales) > 0
+        check_neurons(uneven, integers, scales)
+        weights = [n for n in integers if isinstance(n, fixed.Synapse)]
+        assert any(len(n.exponents) > 1 for n in weights) == (formats is target)
+        changed.append(sum(s.disagreement for s in scales))
+        small, real = integers["c1"], uneven["c1"]
+        assert isinstance(small, fixed.Synapse)
+        assert isinstance(real, ir.Conv2d)
+        lost.append(np.abs(small.weight / scales[1].scale - real.weight)[-1].mean())
+    assert lost[0] < lost[1] / 2
+    assert changed[0] <= changed[1]
+
+
+def _uneven(node: Node) -> Node:
+    assert isinstance(node, ir.Conv2d)
+    size = 8.0 ** -np.linspace(0, 1, len(node.weight))
+    return replace(node, weight=node.weight * size[:, None, None, None])
 
 
 def test_the_profile_cpu_is_proved_as_well() -> None:

@@ -141,8 +141,13 @@ def conv(rng: Rng, name: str, source: Node, *, grouped: bool = False) -> dict[st
 def synapse(arguments: dict[str, Any], rng: Rng) -> FixedConv2d:
     weight = arguments.pop("weight")
     return FixedConv2d(
-        **arguments, weight_mant=weight, weight_exp=int(rng.integers(0, 3)), delay=int(rng.integers(0, 4))
+        **arguments, weight_mant=weight, weight_exp=exponents(rng, weight), delay=int(rng.integers(0, 4))
     )
+
+
+def exponents(rng: Rng, weight: Array) -> int | Array:
+    """One for all rows, or one each."""
+    return rng.integers(0, 3, len(weight)) if rng.random() < 0.5 else int(rng.integers(0, 3))
 
 
 def linear(rng: Rng, name: str, source: Node, out: int, *, delayed: bool = False) -> FixedLinear:
@@ -151,6 +156,7 @@ def linear(rng: Rng, name: str, source: Node, out: int, *, delayed: bool = False
         inputs=(source.name,),
         shape=(out,),
         weight_mant=rng.integers(-12, 14, (out, int(np.prod(source.shape)))),
+        weight_exp=rng.integers(0, 3, out),
         delay=int(rng.integers(0, 3)),
         output_delay=rng.integers(0, 7, out) if delayed else None,
     )
@@ -319,7 +325,7 @@ def test_a_current_that_leaves_24_bits_names_population_sample_step_and_neuron()
     assert isinstance(wire, FixedLinear)
     mant = np.zeros_like(wire.weight_mant)
     mant[5, 2] = 1 << 17
-    bad = graph.with_nodes(replace(wire, weight_mant=mant) if n is wire else n for n in graph)
+    bad = graph.with_nodes(replace(wire, weight_mant=mant, weight_exp=0) if n is wire else n for n in graph)
     x = np.zeros((4, 5, 8), np.int64)
     x[2, 3, 2] = 1
     with pytest.raises(

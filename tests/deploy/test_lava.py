@@ -212,6 +212,11 @@ def test_oracle_equals_the_runtime(worker: LavaWorker, folder: Path) -> None:
     assert differing(loop(network(), inputs()), flat(worker.run(folder, inputs(), oracle=True))) == set()
 
 
+EXPONENTS: st.SearchStrategy[int | Array] = st.sampled_from(
+    [0, 1, 5, 9, *(np.array(each) for each in ([0, 2, 0], [9, 1, 0], [3, 3, 3]))]  # one for all rows, or one each
+)
+
+
 @st.composite
 def small_graphs(draw: st.DrawFn) -> tuple[Graph, Array]:
     """Two synapses of any format into one population with any constants, and what they hear."""
@@ -227,7 +232,7 @@ def small_graphs(draw: st.DrawFn) -> tuple[Graph, Array]:
                 inputs=("x",),
                 shape=(size,),
                 weight_mant=rng.integers(low, high, (size, size)) * (2 if mode == "mixed" else 1),
-                weight_exp=draw(st.sampled_from([0, 0, 1, 2, 5, 9])),
+                weight_exp=draw(EXPONENTS),
                 sign_mode=mode,
                 delay=draw(st.integers(0, 3)),
                 output_delay=rng.integers(0, 3, size) if draw(st.booleans()) else None,
