@@ -7,7 +7,7 @@ from typing import Any
 
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.trace_site import Made, Never, Site, over_time, refuse, size
-from avsnn.convert.trace_views import MeanAxes
+from avsnn.convert.trace_views import Complement, Gate, MeanAxes
 
 
 def flatten(module: object, site: Site) -> Made:
@@ -33,12 +33,24 @@ def add(module: object, site: Site) -> Made:
 def times(module: object, site: Site) -> Made:
     """An activity times a number."""
     if len(site.inputs) == 2:
-        remedy = "SpikeAttention, ProductOfMeans and StepGain of avsnn.train.attention multiply activities"
-        raise refuse(site, "the product of two activities", remedy=remedy)
+        if site.reads[0] != site.reads[1]:
+            raise refuse(site, f"the product of activities of shapes {site.reads[0]} and {site.reads[1]}")
+        return Gate(**over_time(site).common)
     gain = site.arguments[0] if site.arguments else None
     if not isinstance(gain, int | float):
         raise refuse(site, "only the product with a number is known", remedy="fold tensors into the layer before")
     return ir.Scale(**site.common, gain=float(gain))
+
+
+def subtract(module: object, site: Site) -> Made:
+    """Difference of two activities, or where spikes are missing: ``1 - x``."""
+    if len(site.inputs) == 1 and site.arguments == (1,) and site.keywords.get("reversed"):
+        return Complement(**over_time(site).common)
+    if len(site.inputs) != 2 or site.reads[0] != site.reads[1]:
+        raise refuse(site, "only differences of two activities are known, and 1 - x of spikes x")
+    x, y = site.inputs
+    minus = ir.Scale(**site.before("minus", inputs=(y,)), gain=-float(site.keywords.get("alpha", 1)))
+    return minus, ir.Add(**{**site.common, "inputs": (x, minus.name)})
 
 
 def concat(module: object, site: Site) -> Made:

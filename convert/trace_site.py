@@ -30,7 +30,8 @@ class Site:
         origin: module path and class, for messages.
         lead: leading axes of the tensors read that are not features (1: batch; 2: time, batch).
         timesteps: T, the steps of the window.
-        arguments: the remaining positional arguments and keywords of the call, all constants.
+        arguments: the remaining positional arguments and keywords of the call, all constants; the keyword ``reversed``
+            says whether a number stands first, as in ``1 - x``.
     """
 
     name: str

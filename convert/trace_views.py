@@ -14,6 +14,7 @@ linear layer over tokens       a 1x1 convolution, as is a pointwise convolution 
 batch norm, mean over tokens   the same over channels
 ``(q k^T) v``, ``q (k^T v)``   `Attention`; ``LIF(q k^T)`` and a product with it become `AttentionMap`, `MappedValues`
 neurons behind a part          the layer before, its rows of that part alone
+gate: spikes times spikes      neurons without memory on ``x + y >= 1.5``; ``x (1 - y)``: on ``x - y >= 0.5``
 =============================  ===================================================================================
 
 Everything else gets its features in the order it wants by a `Permute`, or is an error.
@@ -62,7 +63,17 @@ class MeanAxes(Node):
     axes: tuple[int, ...]
 
 
-RAW = (View, PointLinear, MatMul, MeanAxes)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Gate(Node):
+    """``y = x1 x2``, spike by spike."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Complement(Node):
+    """``y = 1 - x``."""
+
+
+RAW = (View, PointLinear, MatMul, MeanAxes, Gate, Complement)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +114,13 @@ class Product:
     gain: float = 1.0
 
 
+@dataclass(frozen=True, eq=False)
+class Silence:
+    """Where something is silent: ``1 - x``."""
+
+    of: Value
+
+
 def canonical(
     nodes: tuple[Node, ...], outputs: tuple[str, ...], lines: Mapping[str, str]
 ) -> tuple[tuple[Node, ...], tuple[str, ...], list[Problem]]:
@@ -131,7 +149,7 @@ class _Rebuilt:
     """The graph as far as it is rebuilt."""
 
     built: dict[str, Node] = field(default_factory=dict)
-    known: dict[str, Value | Product] = field(default_factory=dict)
+    known: dict[str, Value | Product | Silence] = field(default_factory=dict)
 
     def add(self, node: Node) -> None:
         """Rebuild one node."""
@@ -148,7 +166,7 @@ class _Rebuilt:
         self.built[node.name] = node
         return Value(node.name, node.shape, ordered(node.shape) if index is None else index)
 
-    def materialised(self, node: Node, value: Value | Product) -> str:
+    def materialised(self, node: Node, value: Value | Product | Silence) -> str:
         """The name of a node that emits what is looked at, in that order."""
         value = _features(node, value)
         if value.plain:
@@ -179,7 +197,7 @@ class _Rebuilt:
         return tuple(node for node in self.built.values() if node.name in needed or isinstance(node, ir.Input))
 
 
-Found = list[Value | Product]
+Found = list[Value | Product | Silence]
 
 
 def ordered(shape: Shape) -> Array:
@@ -193,7 +211,10 @@ def _refusal(node: Node, what: str, value: Value | None = None) -> TraceError:
     return TraceError(what, where=node.origin or node.name, found=found, remedy=remedy)
 
 
-def _features(node: Node, value: Value | Product) -> Value:
+def _features(node: Node, value: Value | Product | Silence) -> Value:
+    if isinstance(value, Silence):
+        what, remedy = "reads where spikes are missing", "1 - x only opens a gate, (1 - x) * y with spikes x and y"
+        raise TraceError(what, where=node.origin or node.name, remedy=remedy)
     if isinstance(value, Product):
         what = "reads a matrix product of spikes that is no attention"
         remedy = "(q @ k.transpose(-2, -1)) @ v, with spikes (heads, tokens, channels), or neurons behind q @ k^T"
@@ -235,15 +256,48 @@ def _pointwise(graph: _Rebuilt, node: Node, found: Found) -> Value:
     return graph.place(made, first.index)
 
 
-def _scaled(graph: _Rebuilt, node: Node, found: Found) -> Value | Product:
+def _scaled(graph: _Rebuilt, node: Node, found: Found) -> Value | Product | Silence:
     """A gain, which attention has itself."""
     assert isinstance(node, ir.Scale)
     if isinstance(found[0], Product):
         return replace(found[0], gain=found[0].gain * node.gain)
-    source = graph.built[found[0].name]
+    value = _features(node, found[0])
+    source = graph.built[value.name]
     if not isinstance(source, ir.Attention | ir.MappedValues):
         return _pointwise(graph, node, found)
-    return graph.place(replace(source, name=node.name, scale=source.scale * node.gain), found[0].index)
+    return graph.place(replace(source, name=node.name, scale=source.scale * node.gain), value.index)
+
+
+def _gated(graph: _Rebuilt, node: Node, found: Found) -> Value:
+    """Spikes where both send one; or where the first sends one and the second none."""
+    silent = [value for value in found if isinstance(value, Silence)]
+    if len(silent) == len(found):
+        raise TraceError("a gate that opens in silence", where=node.origin or node.name, remedy="use one 1 - x at most")
+    values = [value.of if isinstance(value, Silence) else _features(node, value) for value in found]
+    for value in values:
+        if not _sends_spikes(graph, value.name):
+            what, remedy = "multiplies what are not spikes", "put neurons before the product"
+            raise TraceError(what, where=node.origin or node.name, found=value.name, remedy=remedy)
+    for i, value in enumerate(values):
+        if isinstance(found[i], Silence):
+            name = f"{node.name}.minus"
+            values[i] = graph.place(
+                ir.Scale(name=name, inputs=(value.name,), shape=value.shape, origin=node.origin, gain=-1.0), value.index
+            )  # fmt: skip
+    total = ir.Add(name=f"{node.name}.sum", inputs=tuple(v.name for v in values), shape=node.shape, origin=node.origin)
+    graph.known[total.name] = _pointwise(graph, total, [*values])
+    common: dict[str, Any] = {"name": node.name, "inputs": (total.name,), "shape": node.shape, "origin": node.origin}
+    gate = ir.LIF(**common, decay=0.0, gain=1.0, threshold=0.5 if silent else 1.5)
+    return _pointwise(graph, gate, [graph.known[total.name]])
+
+
+def _silence(graph: _Rebuilt, node: Node, found: Found) -> Silence:
+    return Silence(_features(node, found[0]))
+
+
+def _sends_spikes(graph: _Rebuilt, name: str) -> bool:
+    node = graph.built[name]
+    return isinstance(node, ir.LIF) or (isinstance(node, ir.MaxPool2d) and _sends_spikes(graph, node.inputs[0]))
 
 
 def _part(graph: _Rebuilt, node: Node, value: Value) -> Value:
@@ -372,7 +426,7 @@ def _mean(graph: _Rebuilt, node: Node, found: Found) -> Value:
     return graph.place(made, channels)
 
 
-def _multiplied(graph: _Rebuilt, node: Node, found: Found) -> Value | Product:
+def _multiplied(graph: _Rebuilt, node: Node, found: Found) -> Value | Product | Silence:
     """Attention, once its third operand is there."""
     x, y = found
     match x, y:
@@ -449,7 +503,7 @@ def _map(graph: _Rebuilt, node: Node, product: Product) -> Value:
     return Value(name, shape, ordered(shape).reshape(*q.index.shape[:-1], tokens))
 
 
-RULES: dict[tuple[type[Node], ...], Callable[[_Rebuilt, Node, Found], Value | Product]] = {
+RULES: dict[tuple[type[Node], ...], Callable[[_Rebuilt, Node, Found], Value | Product | Silence]] = {
     (View, ir.Permute, ir.Flatten): _view,
     (ir.LIF, ir.Add): _pointwise,
     (ir.Scale,): _scaled,
@@ -459,4 +513,6 @@ RULES: dict[tuple[type[Node], ...], Callable[[_Rebuilt, Node, Found], Value | Pr
     (ir.BatchNorm,): _batch_norm,
     (MeanAxes, ir.MeanSpace): _mean,
     (MatMul,): _multiplied,
+    (Gate,): _gated,
+    (Complement,): _silence,
 }

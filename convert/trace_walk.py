@@ -182,7 +182,7 @@ class Walker(fx.Interpreter):
             lead=lead,
             timesteps=self.timesteps,
             arguments=tuple(a for a in n.args if not isinstance(a, fx.Node) and not _holds_nodes(a)),
-            keywords=dict(n.kwargs),
+            keywords={**n.kwargs, "reversed": bool(n.args) and isinstance(n.args[0], int | float)},
         )
 
     def _place(self, rule: Rule, child: nn.Module | None, site: Site) -> str:

@@ -123,7 +123,24 @@ class Part(Patches):
         return self.answer(self.out(self.conv(x).unflatten(0, (T, -1))).flatten(3).transpose(2, 3))
 
 
-NETWORKS = (ChannelsFirst, TokensLast, Maps, Part)
+class Gates(Patches):
+    """Spikes that let others through, or do not; and a difference of spikes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.ModuleList(nn.Conv2d(WIDTH, WIDTH, 1) for _ in range(3))
+        self.lifs = nn.ModuleList(LIF(tau=2.0) for _ in range(3))
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.patches(image)
+        y = self.lifs[0](self.conv[0](x.flatten(0, 1)).unflatten(0, (T, -1)))
+        both, other = x * y, (1 - y) * x
+        z = self.lifs[1](self.conv[1]((x - y).flatten(0, 1)).unflatten(0, (T, -1)))
+        z = self.lifs[2](self.conv[2]((both + other * z).flatten(0, 1)).unflatten(0, (T, -1)))
+        return self.answer(z.flatten(3).mT)
+
+
+NETWORKS = (ChannelsFirst, TokensLast, Maps, Part, Gates)
 
 
 def make(kind: type[nn.Module]) -> tuple[nn.Module, dict[str, np.ndarray]]:
@@ -148,7 +165,7 @@ def trace_names(module: nn.Module) -> tuple[str, ...]:
 def differences(module: nn.Module, graph: Graph, inputs: dict[str, np.ndarray]) -> int:
     seen, made = witness(module, inputs, graph=graph), interpret(graph, inputs)
     assert all(spikes.any() for spikes in seen.spikes.values()), "silent"
-    assert sum(isinstance(node, ir.LIF) for node in graph) == len(seen.spikes)
+    assert {node.name for node in graph.of(ir.LIF)} - seen.spikes.keys() <= {"mul", "mul_1", "mul_2"}, "gates"
     return sum(int((made.spikes[name] != spikes).sum()) for name, spikes in seen.spikes.items())
 
 
@@ -254,6 +271,12 @@ class Refused(Patches):
                 return self.answer(torch.cat((self.lif(a + b), a), dim=2).flatten(3).transpose(2, 3))
             case "product alone":
                 return self.answer(((x.flatten(3) @ x.flatten(3).mT) @ x.flatten(3)).mT)
+            case "product of currents":
+                x = x * self.repeat(self.patch(image))
+            case "gate of silence":
+                x = (1 - x) * (1 - x)
+            case "silence alone":
+                x = self.lif(1 - x)
             case "never repeated":
                 return self.head(image.unsqueeze(0).flatten(2).mean(0)[:, :8])
             case "merged answer":
@@ -269,6 +292,9 @@ class Refused(Patches):
         ("linear over positions", "channels and positions are mixed"),
         ("part of a population", "reads a part of what lif"),
         ("product alone", "heads, tokens, channels of a head"),
+        ("product of currents", "multiplies what are not spikes, found patch"),
+        ("gate of silence", "a gate that opens in silence"),
+        ("silence alone", "reads where spikes are missing"),
         ("never repeated", "axis of length 1 in front of the samples"),
         ("merged answer", "answer at every step"),
     ],
