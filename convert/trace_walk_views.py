@@ -45,7 +45,7 @@ class ViewWalker(Walker):
 
     def _operation(self, n: fx.Node, result: Any) -> None:
         sources = [s for s in n.all_input_nodes if s not in self.sizes]
-        if len(sources) == 1 and sources[0] in self.parts:
+        if len(sources) == 1 and sources[0] in self.parts and n.target is operator.getitem:
             source, before, parts = self.parts[sources[0]]
             self._look(n, source, before, operator.getitem(parts, n.args[1]))
         elif len(sources) == 1 and self._looks(n, sources[0], result):

@@ -452,11 +452,11 @@ CALLS: dict[str, tuple[Any, str]] = {
     "mean over samples": (over_batch, "mean_1: (mixes features with time or samples|mean over axes)"),
     "time among features": (joined_with_time, "flatten: mixes features with time or samples"),
     "size of a tensor": (by_size, "mul: computes with the size of a tensor"),
-    "product": (of_two, "mul: the product of two activities"),
-    "parts": (in_parts, "(?s)chunk: no rule for this call.*cat: reads several tensors at once"),
-    "slice": (of_two_shapes, "getitem: no rule for this call"),
+    "product": (of_two, "mul: multiplies what are not spikes, found image"),
+    "parts": (in_parts, "cat: reads several tensors at once"),
+    "sum over classes": (of_two_shapes, r"sum_1: sum over axes \[1\]"),
     "sum over space": (summed_over_space, r"sum_1: sum over axes \[3, 4\]"),
-    "another reshape": (reordered, "reshape: flatten must join all feature axes"),
+    "mean over mixed axes": (reordered, "mean: a mean over a part of the positions"),
 }
 
 
