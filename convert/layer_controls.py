@@ -8,7 +8,7 @@ everything, unless neurons and answers, computed at its ends once more and witho
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -39,7 +39,7 @@ def with_layer_controls(check: eq.Check, expected: Activity, graph: Graph, input
         VerifyError: a mistake that changes spikes, states or answers goes unnoticed, or none changes any.
     """
     inputs, expected, force = _liveliest(graph, inputs, expected, force)
-    ends = _ends(graph)
+    ends = _ends(graph, expected.spikes)
     noticed, idle = [], []
     for layers in _apart(ends):
         spoiled = eq.negated(graph, layers)
@@ -74,11 +74,15 @@ def _liveliest(graph: Graph, inputs: Inputs, run: Activity, force: Inputs) -> tu
     return cut, few, {name: s[:, index] for name, s in force.items()}
 
 
-def _ends(graph: Graph) -> dict[str, frozenset[str]]:
-    """Weighted layer to the populations, and `eq.ANSWER`, that read it through no other population."""
+def _ends(graph: Graph, compared: Collection[str]) -> dict[str, frozenset[str]]:
+    """Weighted layer to the populations compared, and `eq.ANSWER`, that read it through no other one.
+
+    Populations that a fold has made (minima) are not compared: they send their own spikes on.
+    """
     found: dict[str, frozenset[str]] = {}
     for node in reversed(graph.nodes):  # readers first
-        below = [frozenset({r.name}) if isinstance(r, ir.LIF) else found[r.name] for r in graph.readers[node.name]]
+        readers = [reader.name for reader in graph.readers[node.name]]
+        below = [frozenset({name}) if name in compared else found[name] for name in readers]
         answer = {eq.ANSWER} if node.name in graph.outputs else ()
         found[node.name] = frozenset().union(answer, *below)
     return {n.name: found[n.name] for n in graph if eq.spoils(n) and found[n.name]}
@@ -100,6 +104,8 @@ def _shown(graph: Graph, expected: Activity, found: Mapping[str, Array], force: 
     """Where the values ``found`` make other spikes, states or answers than expected."""
     different = set()
     for node in graph.of(ir.LIF):
+        if node.name not in expected.spikes:
+            continue
         spikes, v, tie = fire(node, found[node.inputs[0]], graph.timesteps, force.get(node.name))
         wanted = expected.states.get(node.name, {}).get("v", v)
         apart = ~(np.abs(v - wanted) <= eq.slack(wanted)) | (spikes != expected.spikes[node.name])

@@ -44,7 +44,8 @@ def test_every_layer_is_tried_and_noticed() -> None:
 
 
 def test_layers_that_meet_are_tried_one_at_a_time() -> None:
-    ends = layer_controls._ends(network())
+    ends = layer_controls._ends(network(), [f"p{i}" for i in range(4)])
+    assert layer_controls._ends(network(), ["p3"])["c0"] == {"p3", eq.ANSWER}  # others are looked through
     assert ends["c2"] == ends["c0to2"] == {"p2"}
     assert ends["out@p0"] == ends["out@p3"] == {eq.ANSWER}
     assert list(layer_controls._apart(ends)) == [["c0", "c1", "c2", "c3", "out@p0"], ["c0to2", "out@p3"]]
