@@ -5,8 +5,9 @@ stage      made by                               proved by
 ========== ===================================== =============================================================
 traced     tracer                                spikes and answers of the module itself in float64
 folded     the FOLDS below, one after another    spikes and answers of the graph before, after every pass
-quantised  quantise                              every integer within half a step and its format; currents against
-                                                 the folded graph's; neurons against exact fractions
+quantised  quantise                              every integer within half a step and its format; no input overflows
+                                                 any of them; currents against the folded graph's; neurons against
+                                                 exact fractions
 scheduled  schedule                              every spike, state and answer of ``quantised``, in wall-clock; all
                                                  that meets arrives together, also where nothing fires
 ========== ===================================== =============================================================
@@ -29,8 +30,10 @@ from avsnn.convert import equivalence as eq
 from avsnn.convert.accuracy import accuracy_of_stages, agreement
 from avsnn.convert.balance_check import check_balance
 from avsnn.convert.bundle import Bundle
+from avsnn.convert.certificate import certify
 from avsnn.convert.format_check import check_formats
 from avsnn.convert.integer_check import check_neurons, check_parameters
+from avsnn.convert.ir.fixed_interpreter import to_integers
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret
 from avsnn.convert.ir.node import Array
@@ -142,6 +145,9 @@ def convert(
     with log.step("verify integers"):
         checked = check_parameters(folded, quantised, scales)
         check_formats(quantised, formats)
+    with log.step("certify"):
+        certificate = certify(quantised, to_integers(quantised, data["calibration"]), seed=seed)
+    with log.step("verify integers"):
         currents = compare_currents(folded, quantised, scales, data, seed)
         neurons = check_neurons(folded, quantised, scales, seed=seed)
     lowered: Graph = quantised
@@ -155,13 +161,15 @@ def convert(
             )
             check_formats(check_stage(lowered), formats)
             check_lowered(lowered, products)
+        with log.step("certify"):
+            certificate = certify(lowered, to_integers(lowered, data["calibration"]), seed=seed)
         with log.step("verify lower attention"):
             compare_lowered(quantised, lowered, data, log)
     with log.step("schedule"):
         scheduled, balances = schedule(lowered, delay_steps_max=profile.limits.delay_steps_max)
         check_stage(scheduled)
     with log.step("verify schedule"):
-        compare_schedule(lowered, scheduled, data, log)
+        certificate = compare_schedule(lowered, scheduled, data, certificate, log)
         latency = depth(scheduled) + scheduled.timesteps
         check_balance(scheduled, latency)
     graphs = {g.stage: g for g in (traced, folded, quantised, scheduled)}
@@ -173,6 +181,7 @@ def convert(
         "scales": [asdict(s) for s in scales],
         "delays": [asdict(b) for b in balances],
         "attention": [asdict(p) for p in products],
+        "certificate": [row.to_json() for row in certificate],
         "latency_steps": latency,
         "agreement": agreement(folded, quantised, data["calibration"]),
     }

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from avsnn.convert import equivalence as eq
+from avsnn.convert.certificate import Row, with_seen
 from avsnn.convert.current_check import check_currents
 from avsnn.convert.idle_mistakes import idle_on
 from avsnn.convert.ir.activity import Activity
@@ -95,11 +96,14 @@ def compare_lowered(quantised: Graph, lowered: Graph, data: Mapping[str, Inputs]
         log.checks.append(eq.with_controls(check, expected, run, spoiled, idle_on(lowered, integers, found)))
 
 
-def compare_schedule(quantised: Graph, scheduled: Graph, data: Mapping[str, Inputs], log: Log) -> None:
-    """Wall-clock against logical time, samples back to back."""
+def compare_schedule(
+    quantised: Graph, scheduled: Graph, data: Mapping[str, Inputs], certificate: tuple[Row, ...], log: Log
+) -> tuple[Row, ...]:
+    """Wall-clock against logical time, samples back to back; returns the certificate with what was seen."""
     for name, inputs in data.items():
         integers = to_integers(quantised, inputs)
         expected = logical(quantised, integers)
+        certificate = with_seen(certificate, quantised, integers, expected)
 
         def run(graph: Graph, integers: Inputs = integers) -> Activity:
             return wall_clock(graph, integers)
@@ -108,6 +112,7 @@ def compare_schedule(quantised: Graph, scheduled: Graph, data: Mapping[str, Inpu
         check = eq.compare("scheduled = quantised", name, expected, found, exact=True)
         spoiled = eq.negated_row(scheduled) | (eq.shifted_time(scheduled) if name == "calibration" else {})
         log.checks.append(eq.with_controls(check, expected, run, spoiled, idle_on(scheduled, integers, found)))
+    return certificate
 
 
 def check_record(check: eq.Check) -> dict[str, Any]:

@@ -154,14 +154,53 @@ def check_state(x: Integers, *, where: str, what: str = "u", place: str = "", st
         raise domain_error(x[index], where=where, what=what, place=place or f"index {index}", state_bits=state_bits)
 
 
-def domain_error(value: object, *, where: str, what: str, place: str, state_bits: int = STATE_BITS) -> DomainError:
-    """The error for a value that the state cannot hold."""
+def first_saturated(
+    v: Integers,
+    spikes: Flags,
+    *,
+    state_bits: int = STATE_BITS,
+    reset: str = "hard",
+    subtract: int | Integers = 0,
+) -> tuple[int, ...] | None:
+    """Index of the first v that saturated in a step that counts, None if there is none; after `lif_step`.
+
+    At ``+-(2^(state_bits - 1) - 1)`` nobody can tell where v would have been. A neuron that fires there and starts
+    again from 0 loses nothing; any other is outside the domain of exact arithmetic.
+
+    >>> first_saturated(np.array([5, -8388607]), np.array([False, False]))
+    (1,)
+    """
+    if reset == "subtract" and spikes.any():
+        v = v + np.where(spikes, subtract, 0)
+    top = state_limit(state_bits) - 1
+    if v.size == 0 or (int(v.max()) < top and int(v.min()) > -top):
+        return None
+    first = np.unravel_index(int(((v >= top) | (v <= -top)).argmax()), v.shape)
+    return tuple(int(i) for i in first)
+
+
+def domain_error(
+    value: object,
+    *,
+    where: str,
+    what: str,
+    place: str,
+    state_bits: int = STATE_BITS,
+    step: int | None = None,
+    sample: int | None = None,
+    neuron: tuple[int, ...] | None = None,
+) -> DomainError:
+    """The error for a value that the state cannot hold; v may go up to one less, where it saturates."""
     return DomainError(
         f"{what} leaves the {state_bits}-bit state at {place}",
         where=where,
         found=value,
-        limit=state_limit(state_bits) - 1,
+        limit=state_limit(state_bits) - (2 if what == "v" else 1),
         remedy="fewer weight bits, or another scale for this layer",
+        quantity=what,
+        step=step,
+        sample=sample,
+        neuron=neuron,
     )
 
 
@@ -176,6 +215,30 @@ def never_leaves(current_bound: int, decay_u: int, *, state_bits: int = STATE_BI
     return current_bound == 0 or (
         decay_u >= 0 and (current_bound << ACTIVATION_SHIFT) * UNITY < state_limit(state_bits) * (decay_u + 1)
     )
+
+
+def never_saturates(
+    current_bound: int,
+    bias_bound: int,
+    subtract: int,
+    decay_u: int,
+    decay_v: int,
+    steps: int,
+    state_bits: int = STATE_BITS,
+) -> bool:
+    """Whether ``|a| <= current_bound`` and ``|b| <= bias_bound`` prove that v never saturates in ``steps`` steps.
+
+    Each step adds at most ``|u| + |b| + subtract``, of which ``((4096 - decay_v) / 4096)^i`` is left i steps later.
+
+    >>> never_saturates(1000, 0, 0, 4095, 0, 131), never_saturates(1000, 0, 0, 4095, 0, 132)
+    (True, False)
+    """
+    if not (UNITY - 1 >= decay_u >= 0 and 0 <= decay_v <= UNITY):
+        return False
+    per_step = (current_bound << ACTIVATION_SHIFT) * UNITY / (decay_u + 1) + bias_bound + subtract
+    keep = 1 - decay_v / UNITY
+    memory = steps if keep == 1 else (1 - keep**steps) / (1 - keep)
+    return per_step * memory < (state_limit(state_bits) - 1) * (1 - 1e-9)
 
 
 def safe_dtype(current_bound: int, *, state_bits: int = STATE_BITS) -> type[np.int32] | type[np.int64]:

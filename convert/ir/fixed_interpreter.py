@@ -97,19 +97,39 @@ def product(node: ir.Product, *x: Array) -> Array:
 def lif_step(
     node: ir.FixedLIF, u: Array, v: Array, a: Array, b: Array, step: int, fired: Array | None = None
 ) -> tuple[Array, Array, Array]:
-    """One step of the equation in `FixedLIF`, (batch, *shape) each: (u, v, spikes); raises if u leaves its domain.
+    """One step of the equation in `FixedLIF`, (batch, *shape) each: (u, v, spikes).
 
     fired: the spikes of the step before, None where a window begins; only a delayed reset reads them.
+
+    Raises:
+        DomainError: u or bias leaves its domain, or v saturates where that counts.
     """
     bits = node.state_bits
     constants = (node.decay_u, node.decay_v, node.threshold_mant)
-    how: Any = {"state_bits": bits, "reset": node.reset, "subtract": node.subtract, "fired": fired}
-    u, v, spikes = fixed_point.lif_step(u, v, a, b, *constants, **how)
-    outside = fixed_point.first_outside(u, state_bits=bits)
-    if outside is not None:
-        place = f"step {step}, sample {outside[0]}, neuron {outside[1:]}"
-        raise fixed_point.domain_error(u[outside], where=node.name, what="u", place=place, state_bits=bits)
+    how: Any = {"state_bits": bits, "reset": node.reset, "subtract": node.subtract}
+    b = np.broadcast_to(b, v.shape)
+    _inside(node, "bias", b, step, fixed_point.first_outside(b, state_bits=bits))
+    u, v, spikes = fixed_point.lif_step(u, v, a, b, *constants, fired=fired, **how)
+    _inside(node, "u", u, step, fixed_point.first_outside(u, state_bits=bits))
+    if not node.saturates:
+        _inside(node, "v", v, step, fixed_point.first_saturated(v, spikes, **how))
     return u, v, spikes
+
+
+def _inside(node: ir.FixedLIF, what: str, values: Array, step: int, outside: tuple[int, ...] | None) -> None:
+    if outside is None:
+        return
+    sample, neuron = outside[0], outside[1:]
+    raise fixed_point.domain_error(
+        int(values[outside]),
+        where=node.name,
+        what=what,
+        place=f"step {step}, sample {sample}, neuron {neuron}",
+        state_bits=node.state_bits,
+        step=step,
+        sample=sample,
+        neuron=neuron,
+    )
 
 
 def bias_of(node: ir.FixedLIF) -> Array:

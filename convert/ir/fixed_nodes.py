@@ -207,7 +207,8 @@ class FixedLIF(Node):
 
     u = v = 0 before the first step of every window: logical step 0, or wall steps with
     ``w % reset_interval == reset_phase`` (``reset_interval = 0``: never). Recorded states are u and v after reset.
-    |u| must stay below 2^23; a run that leaves the domain raises. (2^23 is ``2^(state_bits - 1)``, 24 on chips.)
+    |u| and |b| must stay below 2^23, and v must not saturate unless a hard reset follows, or ``saturates`` says that it
+    may (imported networks); a run that leaves the domain raises. (2^23 is ``2^(state_bits - 1)``, 24 on chips.)
     bias_mant: int64, broadcastable to shape. ``role``: "neuron" (the user's), "or" (a max pool), "relay" (a delay),
     "coincidence" (a product of spikes).
     """
@@ -224,6 +225,7 @@ class FixedLIF(Node):
     reset: str = "hard"
     subtract: int | Array = 0
     state_bits: int = 24
+    saturates: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

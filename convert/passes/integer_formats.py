@@ -169,6 +169,15 @@ def tie(timesteps: int, reset: str) -> float:
     return grid(timesteps) / {"hard": 1, "subtract": 2, "subtract_delayed": 4}[reset]
 
 
+def memory(decay: float, timesteps: int) -> float:
+    """``1 + k + k^2 + ...``, T terms: how often v can hold the current of a step, k the fraction kept.
+
+    >>> memory(0.5, 3), memory(1.0, 4), memory(0.0, 4)
+    (1.75, 4.0, 1.0)
+    """
+    return float(sum(decay**t for t in range(timesteps)))
+
+
 def reach(layer: ir.Conv2d | ir.Linear, weight: Array, bias: Array, low: int, high: int) -> float:
     """Largest |current| over all inputs in [low, high], by interval arithmetic (border taps see fewer terms)."""
     flat = weight.reshape(len(weight), -1)

@@ -14,7 +14,7 @@ from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.node import Array
 from avsnn.convert.passes.currents import Term
-from avsnn.convert.passes.integer_formats import Target, tie
+from avsnn.convert.passes.integer_formats import Target, memory, tie
 from avsnn.convert.passes.quantise_products import HEADROOM
 from avsnn.errors import QuantizeError
 
@@ -124,15 +124,14 @@ class Thresholds:
     def _tops(self, found: list[Term], spread: Spread, bias: float) -> tuple[int, int]:
         """(largest threshold at which finer groups may use the exponents of coarser ones, where the largest are full).
 
-        Finer scales are bounded by what any input could bring; a scale that fills the largest weights is not, if spikes
-        alone bring them: those rarely come together.
+        No input whatever overflows u or v at either.
         """
         threshold, smallest = float(np.max(self.levels)), float(np.min(self.levels))
         fine = self._largest_threshold(threshold, spread.finest, bias, smallest)
-        fine = min(fine, self._room(threshold, found))
         coarse = self._largest_threshold(threshold, spread.largest, bias, smallest)
         spikes = all(t.levels == 1 for t in found)
-        return (max(fine, coarse) if spikes else fine), coarse
+        room = self._room(threshold, found, bias)
+        return min(max(fine, coarse) if spikes else fine, room), min(coarse, room)
 
     def for_host(self, peak: float, numbers: tuple[Array, Array], spare: float) -> tuple[int, float, int]:
         """(integer threshold, S, fractional bits of the host's numbers) that leave ``spare`` above the largest current.
@@ -141,7 +140,8 @@ class Thresholds:
             QuantizeError: there is none.
         """
         node, threshold = self.node, float(np.max(self.levels))
-        h = int(min((self.target.bias_room - spare) / peak * threshold, self.target.threshold_room) - 1)
+        room = min(float(self.target.bias_room), HEADROOM * self._state_room)
+        h = int(min((room - spare) / peak * threshold, self.target.threshold_room) - 1)
         if h < 1:
             raise QuantizeError("currents do not fit the host's bias", where=node.origin or node.name, found=peak)
         S = (h + self.tie()) / threshold
@@ -185,11 +185,16 @@ class Thresholds:
         """Largest threshold whose scale leaves the exponent of the largest weight in its format."""
         return int((self.target.weight_room * 2.0**self.target.weight_exp_max) / max(weight, 1e-30) * threshold - 1)
 
-    def _room(self, threshold: float, found: list[Term]) -> int:
-        """Largest threshold for which no input whatever can push the current out of u."""
-        reach = sum(np.abs(t.weight).reshape(len(t.weight), -1).sum(axis=1).max() * t.levels for t in found)
+    @property
+    def _state_room(self) -> float:
+        """The largest current in activation units that v can hold, come in every step of a window."""
         room = 1 << (self.target.state_bits - 1 - fixed.ACTIVATION_SHIFT)
-        return int(HEADROOM * room / max(float(reach), 1e-30) * threshold)
+        return room / memory(self.node.decay, self.timesteps)
+
+    def _room(self, threshold: float, found: list[Term], bias: float) -> int:
+        """Largest threshold for which no input whatever can push current and bias out of u or v."""
+        reach = sum(np.abs(t.weight).reshape(len(t.weight), -1).sum(axis=1).max() * t.levels for t in found)
+        return int(HEADROOM * self._state_room / max(float(reach) + bias, 1e-30) * threshold)
 
 
 def _commensurate(found: list[Term], bias: Array, threshold: float) -> bool:

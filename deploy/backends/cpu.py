@@ -162,6 +162,15 @@ class _Part:
         dtype = fx.safe_dtype(bound, state_bits=node.state_bits)
         proved = fx.never_leaves(bound, node.decay_u, state_bits=node.state_bits)
         bias = self._bias(node, held)
+        calm = node.saturates or fx.never_saturates(
+            bound,
+            max(int(np.abs(b).max(initial=0)) for b in bias),
+            int(np.max(node.subtract)),
+            node.decay_u,
+            node.decay_v,
+            node.reset_interval or layout.steps,
+            node.state_bits,
+        )
         spikes = np.empty((layout.steps, streams, *node.shape), dtype=bool)
         kept = {key: np.empty(spikes.shape, dtype) for key in ("uv" if node.name in self.plan.record else "")}
         zero = u = v = np.zeros((streams, *node.shape), dtype)
@@ -181,7 +190,9 @@ class _Part:
             )
             fired = spikes[w]
             if not proved:
-                self._check(node, "u", u, w)
+                self._check(node, "u", u, w, fx.first_outside(u, state_bits=node.state_bits))
+            if not calm:
+                self._check(node, "v", v, w, fx.first_saturated(v, spikes[w], **how))
             for key, value in zip(kept, (u, v), strict=False):
                 kept[key][w] = value
         for key, wall in kept.items():
@@ -200,7 +211,8 @@ class _Part:
             biases = [constant + total[:, k] for k in range(total.shape[1])] + [constant]
         for k, bias in enumerate(biases):
             seen = np.broadcast_to(bias, (self.last - self.first, *node.shape))
-            self._check(node, "bias", seen, k * self.plan.layout.timesteps + node.offset)
+            outside = fx.first_outside(seen, state_bits=node.state_bits)
+            self._check(node, "bias", seen, k * self.plan.layout.timesteps + node.offset, outside)
         return [bias.astype(np.int32 if node.state_bits <= 24 else np.int64) for bias in biases]
 
     def _currents(
@@ -275,9 +287,8 @@ class _Part:
         )
         return max(1, 4 * longest, BLOCK_BYTES // max(1, needed * (self.last - self.first)))
 
-    def _check(self, node: FixedLIF, what: str, value: Array, w: int) -> None:
-        """Refuse values (streams, *shape) at wall step w that the state cannot hold, in words of logical time."""
-        index = fx.first_outside(value, state_bits=node.state_bits)
+    def _check(self, node: FixedLIF, what: str, value: Array, w: int, index: tuple[int, ...] | None) -> None:
+        """Refuse a value (streams, *shape) at wall step w that the state cannot hold, in words of logical time."""
         if index is None:
             return
         layout = self.plan.layout
@@ -291,6 +302,9 @@ class _Part:
             what=what,
             place=f"{place}, neuron {index[1:]}",
             state_bits=node.state_bits,
+            step=t if inside else None,
+            sample=sample if inside else None,
+            neuron=index[1:],
         )
 
 

@@ -222,4 +222,5 @@ class _Chain:
             reset_interval=self.reset_interval,
             reset_phase=self.offset % self.reset_interval if self.reset_interval else 0,
             offset=self.offset,
+            saturates=True,  # as Lava's neurons do, for which the file was made
         )

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from avsnn.deploy.reports.energy import BANNER
+from avsnn.deploy.reports.overflow import overflow_lines
 
 KIB_BITS = 8192
 
@@ -71,7 +72,7 @@ def _proofs(report: Mapping[str, Any]) -> RenderableType:
         f"{report['integers_checked']:,} integers within half a step of their real value; "
         f"{windows:,} windows full of ties {same}"
     )
-    return Group(table, integers)
+    return Group(table, integers, *(Text(line) for line in overflow_lines(report)))
 
 
 def _noticed(row: Mapping[str, Any]) -> str:

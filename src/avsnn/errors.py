@@ -59,7 +59,27 @@ class QuantizeError(AvsnnError, ValueError):
 
 
 class DomainError(AvsnnError, OverflowError):
-    """A run left the range in which the integer arithmetic is defined."""
+    """A run left the range in which the integer arithmetic is defined.
+
+    ``where`` names the layer, ``quantity`` what left ("u", "v", "bias"), ``step``, ``sample`` and ``neuron`` where, as
+    far as they are known.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str = "",
+        found: object = None,
+        limit: object = None,
+        remedy: str = "",
+        quantity: str = "",
+        step: int | None = None,
+        sample: int | None = None,
+        neuron: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__(what, where=where, found=found, limit=limit, remedy=remedy)
+        self.quantity, self.step, self.sample, self.neuron = quantity, step, sample, neuron
 
 
 class BackendError(AvsnnError, RuntimeError):

@@ -37,22 +37,56 @@ def by_hand(u: int, v: int, a: int, b: int, decay_u: int, decay_v: int, threshol
 def test_the_neuron_is_its_equation(seed: int, decay_u: int, decay_v: int) -> None:
     rng = np.random.default_rng(seed)
     node = fixed.FixedLIF(
-        name="p", shape=(40,), threshold_mant=900, decay_u=decay_u, decay_v=decay_v, bias_mant=np.zeros(1)
-    )
+        name="p", shape=(40,), threshold_mant=900, decay_u=decay_u, decay_v=decay_v, bias_mant=np.zeros(1),
+        saturates=True,
+    )  # fmt: skip
     u, v = rng.integers(-(2**20), 2**20, size=(2, 1, 40))
-    a, b = rng.integers(-(2**14), 2**14, size=(1, 40)), rng.integers(-(2**23), 2**23, size=(1, 40))
+    a, b = rng.integers(-(2**14), 2**14, size=(1, 40)), rng.integers(1 - 2**23, 2**23, size=(1, 40))
     found = np.stack([part[0] for part in lif_step(node, u, v, a, b, 0)], axis=1).tolist()
     start = zip(u[0].tolist(), v[0].tolist(), a[0].tolist(), b[0].tolist(), strict=True)
     assert found == [list(by_hand(*values, decay_u, decay_v, 900)) for values in start]
 
 
-def test_division_rounds_toward_zero_and_v_saturates() -> None:
+def test_division_rounds_toward_zero_and_v_saturates_where_it_may() -> None:
     node = fixed.FixedLIF(name="p", shape=(1,), threshold_mant=2**17 - 1, decay_v=2048, bias_mant=np.zeros(1))
     zero = np.zeros((1, 1), dtype=np.int64)
     _, v, _ = lif_step(node, zero, zero - 3, zero, zero, 0)
     assert v.item() == -1
-    _, v, spikes = lif_step(node, zero, zero - 2**23 + 1, zero, zero - 2**23, 0)
+    deep = zero, zero - 2**23 + 1, zero, zero - 2**22
+    _, v, spikes = lif_step(replace(node, saturates=True), *deep, 0)
     assert (v.item(), spikes.item()) == (-(2**23) + 1, False)
+    _, v, _ = lif_step(node, zero, deep[1] + 2, *deep[2:], 0)
+    assert v.item() == -(2**23) + 2, "one less is inside"
+    with pytest.raises(DomainError) as left:
+        lif_step(node, *deep, 4)
+    error = left.value
+    assert (error.where, error.quantity, error.step, error.sample, error.neuron) == ("p", "v", 4, 0, (0,))
+
+
+@pytest.mark.parametrize("reset", ["hard", "subtract", "subtract_delayed"])
+def test_v_may_saturate_above_where_it_is_forgotten(reset: str) -> None:
+    node = fixed.FixedLIF(
+        name="p", shape=(1,), threshold_mant=9, decay_v=0, bias_mant=np.zeros(1), reset=reset, subtract=9 << 6
+    )
+    zero = np.zeros((1, 1), dtype=np.int64)
+    step = (zero, zero + 2**23 - 99, zero, zero + 100)
+    if reset == "hard":
+        _, v, spikes = lif_step(node, *step, 0)
+        assert (v.item(), spikes.item()) == (0, True)
+        with pytest.raises(DomainError):
+            lif_step(replace(node, threshold_mant=2**17), *step, 0)
+    else:
+        with pytest.raises(DomainError):
+            lif_step(node, *step, 0)
+        lif_step(replace(node, saturates=True), *step, 0)
+
+
+def test_a_bias_beyond_the_state_is_named() -> None:
+    node = fixed.FixedLIF(name="p", shape=(2,), threshold_mant=9, decay_v=0, bias_mant=np.zeros(1))
+    zero = np.zeros((1, 2), dtype=np.int64)
+    with pytest.raises(DomainError) as left:
+        lif_step(node, zero, zero, zero, zero + np.array([5, -(2**23)]), 0)
+    assert (left.value.quantity, left.value.neuron, left.value.found) == ("bias", (1,), -(2**23))
 
 
 def test_a_current_beyond_the_state_names_step_sample_and_neuron() -> None:

@@ -17,12 +17,13 @@ from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
+from avsnn.convert.isolate import isolate
 from avsnn.convert.passes.integer_formats import Target
 from avsnn.convert.passes.quantise import quantise
 from avsnn.convert.passes.schedule import schedule
 from avsnn.convert.pipeline import convert
 from avsnn.deploy.diff import Difference, Side, compare
-from avsnn.deploy.repro import INPUTS, isolate, write_repro
+from avsnn.deploy.repro import INPUTS, write_repro
 from avsnn.deploy.run import BackendName
 from avsnn.errors import InputError, VerifyError
 from avsnn.hw_profiles.profile import load_profile

@@ -246,11 +246,12 @@ def small_graphs(draw: st.DrawFn) -> tuple[Graph, Array]:
         threshold_mant=draw(st.sampled_from([0, 1, 100, 1000, -5, 131071])),
         decay_u=draw(st.sampled_from([4095, 4095, 0, 1, 2047, 4094])),
         decay_v=draw(st.sampled_from([0, 1, 2048, 4095, 4096])),
-        bias_mant=rng.integers(-(2**15), 2**15, size),
+        bias_mant=rng.integers(1 - 2**15, 2**15, size),
         bias_exp=draw(st.integers(0, 8)),
         reset_interval=window,
         reset_phase=offset % window,
         offset=offset,
+        saturates=True,
     )
     graded = draw(st.booleans())
     source = fixed.FixedInput(name="x", shape=(size,), coding="sequence", low=-7 if graded else 0, high=7, step=1.0)

@@ -79,8 +79,9 @@ def cases(draw: st.DrawFn) -> tuple[Graph, Array]:
             "subtract": constant((0, 30000), (0, TOP)),
             "decay_u": draw(st.sampled_from([4095, 4095, 0, 2047, -1])),
             "decay_v": draw(st.sampled_from([0, 205, 2048, 4096])),
-            "bias_mant": np.array([draw(st.integers(-(2**15), 2**15 - 1)) for _ in range(SIZE)]),
+            "bias_mant": np.array([draw(st.integers(1 - 2**15, 2**15 - 1)) for _ in range(SIZE)]),
             "bias_exp": draw(st.integers(0, 8)),
+            "saturates": True,
             "reset_interval": interval,
         }
         for reset in RESETS
