@@ -25,7 +25,7 @@ from avsnn.errors import AvsnnError
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED = 130
 ONCE_S = 10.0  # seconds for which a second Ctrl-C is ignored, so that the first one can clean up
-COMMANDS = ("train", "convert", "run", "report", "check", "diff", "data", "lava", "profiles")
+COMMANDS = ("train", "convert", "run", "report", "check", "diff", "data", "lava", "profiles", "audit")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,6 +89,7 @@ _HELP = {
     "data": "list, describe and make embedded data",
     "lava": "install and check the Lava environment",
     "profiles": "list and show hardware profiles",
+    "audit": "check a published table of operations and energies against itself",
 }
 
 
