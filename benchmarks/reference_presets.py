@@ -30,6 +30,12 @@ PRESETS: dict[str, tuple[str, str, dict[str, Any], dict[str, tuple[int, ...]]]] 
     "scmrl-64": ("scmrl", "reference", {}, {"image": (3, 128, 128), "audio": (1, 128, 128)}),
     "scmrl-256": ("scmrl", "reference-256", {}, {"image": (3, 128, 128), "audio": (1, 128, 128)}),
     "l2net": ("l2net", "reference", {"readout": "accumulate"}, {"image": (3, 32, 32)}),
+    "smlp": (
+        "smlp",
+        "reference",
+        {"readout": "accumulate", "frozen": False},
+        {"image": (3, 32, 32), "audio": (1, 64, 431)},
+    ),
     "spikslc": ("spikslc", "reference", {"scale": 2.0}, {"gcc": (16, 306), "mel": (16, 204)}),
 }
 """Name to model, preset, values in place of its own, and the shapes of its inputs."""

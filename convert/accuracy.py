@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.fixed_interpreter import logical, to_integers
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret
@@ -17,7 +18,8 @@ def agreement(folded: Graph, quantised: Graph, inputs: Mapping[str, Array]) -> d
     """Share of spikes that quantising leaves as they were, per population, errors of earlier layers included."""
     real = interpret(folded, inputs).spikes
     whole = logical(quantised, to_integers(quantised, inputs)).spikes
-    return {name: float((spikes == whole[name]).mean()) for name, spikes in real.items()}
+    steps = {node.name: node.steps or folded.timesteps for node in folded.of(ir.LIF)}
+    return {name: float((spikes == whole[name])[: steps[name]].mean()) for name, spikes in real.items()}
 
 
 def accuracy_of_stages(

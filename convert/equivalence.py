@@ -15,6 +15,7 @@ from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
 from avsnn.errors import DomainError, VerifyError
 
+SHORTER = (ir.LIF, ir.MeanTime, ir.Attention, ir.ProductOfMeans, fixed.FixedLIF)
 RELATIVE = 1e-9  # float64 answers and states: rounding of sums in another order stays far below
 ANSWER = "answer"  # stands for the answers among names of populations
 WEIGHTED = ir.Conv2d | ir.Linear | fixed.Synapse | fixed.HeldCurrent | fixed.FixedUnitCurrent
@@ -261,7 +262,16 @@ def shifted_time(graph: Graph) -> dict[str, Graph]:
         elif isinstance(node, fixed.Product) and any(node.delays):
             short = _swap(short, replace(node, delays=tuple(max(0, delay - 1) for delay in node.delays)))
     mistakes = {"every population: reset one step late": late, "every balancing delay: short by one": short}
-    return {name: spoiled for name, spoiled in mistakes.items() if spoiled is not graph}
+    return {name: spoiled for name, spoiled in mistakes.items() if spoiled is not graph} | longer_windows(graph)
+
+
+def longer_windows(graph: Graph) -> dict[str, Graph]:
+    """A planted mistake: what has a window of fewer than T steps works, and counts, one step too long."""
+    longer = graph
+    for node in graph:
+        if isinstance(node, SHORTER) and node.steps:
+            longer = _swap(longer, replace(node, steps=(node.steps + 1) % graph.timesteps))
+    return {} if longer is graph else {"every shorter window: one step too long": longer}
 
 
 def hasty_coincidences(graph: Graph) -> dict[str, Graph]:

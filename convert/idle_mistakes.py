@@ -14,7 +14,7 @@ import numpy as np
 
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.activity import Activity
-from avsnn.convert.ir.fixed_interpreter import connect, held, product
+from avsnn.convert.ir.fixed_interpreter import bias_of, connect, filled, held, inputs_of, lif_step, product
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
 
@@ -46,8 +46,7 @@ def _messages(graph: Graph, integers: Mapping[str, Array], done: Activity) -> di
     sent: dict[str, Array] = {}
     for node in graph:
         if isinstance(node, fixed.FixedInput):
-            x = integers[node.name]
-            sent[node.name] = np.broadcast_to(x, (graph.timesteps, *x.shape)) if node.coding == "direct" else x
+            sent[node.name] = filled(node, integers[node.name], graph.timesteps)
         elif isinstance(node, fixed.FixedLIF):
             sent[node.name] = done.spikes[node.name]
         elif not isinstance(node, fixed.FixedReadout):
@@ -70,8 +69,13 @@ def _matters(old: Node, new: Node, graph: Graph, sent: Messages, done: Activity)
     if not isinstance(old, fixed.FixedLIF):
         return bool((_made(new, [sent[name] for name in old.inputs]) != sent[old.name]).any())
     assert isinstance(new, fixed.FixedLIF)
+    if old.reset_phase != new.reset_phase and old.steps:  # it then rests in step 0, and works one step longer
+        starts = done.spikes[old.name][0].any() or any(state[0].any() for state in done.states[old.name].values())
+        return bool(starts) or _longer_matters(old, graph, sent, done)
     if old.reset_phase != new.reset_phase:
         return _late_matters(old, done)
+    if old.steps != new.steps:
+        return _longer_matters(old, graph, sent, done)
     total = np.asarray(sum(sent[name].reshape(*sent[name].shape[:2], *old.shape) for name in old.inputs))
     return bool(((total > old.threshold_mant) != (total > new.threshold_mant)).any())  # coincidences have no memory
 
@@ -81,6 +85,16 @@ def _late_matters(node: fixed.FixedLIF, done: Activity) -> bool:
     v, spikes = done.states[node.name]["v"], done.spikes[node.name]
     kept = (np.abs(v[0]) * (4096 - node.decay_v)) >> 12 != 0
     return bool((kept & ~spikes[1] if node.reset == "hard" else kept).any())
+
+
+def _longer_matters(node: fixed.FixedLIF, graph: Graph, sent: Messages, done: Activity) -> bool:
+    """Whether a neuron whose window is a step too long shows anything in that step."""
+    t, state = node.steps, done.states[node.name]
+    batch = done.spikes[node.name].shape[1]
+    a, b = inputs_of(graph, node, {name: sent[name][t] for name in node.inputs}, batch)
+    before = done.spikes[node.name][t - 1]
+    shown = lif_step(node, state["u"][t - 1], state["v"][t - 1], a, b + bias_of(node), t, before)
+    return any(bool(x.any()) for x in shown)
 
 
 def _delays(node: Node) -> tuple[int, ...]:

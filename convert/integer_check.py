@@ -59,6 +59,9 @@ def check_parameters(folded: Graph, quantised: Graph, scales: tuple[Scale, ...])
 def _check_population(folded: Graph, quantised: Graph, scale: Scale) -> int:
     node, real = quantised[scale.population], folded[scale.population]
     unit = scale.scale
+    steps = [getattr(each, "steps", 0) for each in (real, node)]
+    if steps[0] != steps[1]:
+        raise VerifyError("another window", where=node.name, expected=steps[0], found=steps[1])
     if isinstance(real, ir.LIF) and isinstance(folded[real.inputs[0]], ATTENDING):
         return _check_counts(folded, quantised, scale)
     if isinstance(real, ir.LIF) and isinstance(quantised[node.inputs[0]], fixed.FixedUnitCurrent):
@@ -95,7 +98,7 @@ def _check_counts(folded: Graph, quantised: Graph, scale: Scale) -> int:
     assert isinstance(real, ir.LIF)
     counts, source = quantised[node.inputs[0]], folded[real.inputs[0]]
     assert isinstance(counts, fixed.Product)
-    factor, T = float(getattr(source, "scale", 1.0)), folded.timesteps
+    factor, T = float(getattr(source, "scale", 1.0)), real.steps or folded.timesteps
     _near(node.name, "decay", np.array(node.decay_v), np.array(4096 * (1 - real.decay)), 1.0)
     if isinstance(source, ir.AttentionMap) and source.bias.any():
         _near(node.name, "gain", np.array(counts.gain), np.array(scale.scale * factor), 1.0)
@@ -208,11 +211,12 @@ def check_neurons(
             the tie rule is gone (then it proves nothing).
     """
     rng = np.random.default_rng(seed)
-    T, checks = quantised.timesteps, []
+    checks = []
     for scale in scales:
         node, real = quantised[scale.population], folded[scale.population]
         if not isinstance(node, fixed.FixedLIF) or not isinstance(real, ir.LIF):
             continue
+        T = real.steps or folded.timesteps
         threshold = (np.asarray(node.threshold_mant) << FINE_BITS) + round(scale.tie * FINE)
         if not threshold.ndim:  # one threshold is not rounded
             threshold = np.rint(np.asarray(real.threshold) / real.gain * scale.scale * FINE).astype(np.int64)

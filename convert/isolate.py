@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Node
+from avsnn.convert.ir.windows import windows
 from avsnn.errors import InputError
 
 COUNT = "spikes"  # the answer of a layer: how many spikes it fires in a window
@@ -39,11 +41,12 @@ def isolate(graph: Graph, name: str, *, alone: bool = False) -> Graph:
     multiplied = {s for n in kept if isinstance(graph[n], fixed.Product) for s in graph[n].inputs}
     late = {n: _offset(graph[n]) for n in kept if n in ends}
     early = min(late.values(), default=0) - bool(multiplied) if graph.stage == "scheduled" else 0
+    steps = windows(graph)
     nodes: list[Node] = []
     for n in kept:
         node = graph[n]
         if n in ends:
-            nodes.append(_as_input(node))
+            nodes.append(_as_input(node, steps[n] % graph.timesteps))
             nodes += _copy(node, graph) if n in multiplied else []
         elif graph.stage == "scheduled":
             nodes.append(_earlier(node, late, early))
@@ -85,14 +88,14 @@ def _offset(node: Node) -> int:
     return node.offset if isinstance(node, fixed.FixedLIF) else 0
 
 
-def _as_input(node: Node) -> Node:
+def _as_input(node: Node, steps: int) -> Node:
+    """A source as a sequence of its own window's steps (0: T)."""
     if isinstance(node, ir.Input | fixed.FixedInput):
         return node
+    common: dict[str, Any] = {"name": node.name, "shape": node.shape, "origin": node.origin, "steps": steps}
     if isinstance(node, ir.LIF):
-        return ir.Input(name=node.name, shape=node.shape, origin=node.origin, coding="sequence", step=1.0)
-    return fixed.FixedInput(
-        name=node.name, shape=node.shape, origin=node.origin, coding="sequence", low=0, high=1, step=1.0
-    )
+        return ir.Input(**common, coding="sequence", step=1.0)
+    return fixed.FixedInput(**common, coding="sequence", low=0, high=1, step=1.0)
 
 
 def _copy(source: Node, graph: Graph) -> list[Node]:

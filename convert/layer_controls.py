@@ -1,5 +1,7 @@
 """One planted mistake per weighted layer of a float graph: noticed, or shown to change nothing that is compared.
 
+A further one, where parts have shorter windows, is that these are one step too long.
+
 In float comparisons the spikes of the other stage are sent on. So a mistake in a layer shows in the populations and
 answers that it reaches through no other population, its *ends*, and nowhere else: layers whose ends lie apart are
 spoiled together, and a few runs on the liveliest samples try all of them. A mistake that goes unnoticed stops
@@ -54,8 +56,13 @@ def with_layer_controls(check: eq.Check, expected: Activity, graph: Graph, input
     if not noticed:
         raise VerifyError(f"{check.name} on {check.data}: no planted mistake changes anything", where=", ".join(idle))
     what = "weights of the strongest output negated"
-    controls, nothing = (tuple(f"{name}: {what}" for name in names) for names in (noticed, idle))
-    return replace(check, controls=controls, idle=nothing, planted=len(ends))
+    controls, nothing = ([f"{name}: {what}" for name in names] for names in (noticed, idle))
+    for mistake, spoiled in eq.longer_windows(graph).items():
+        seen = bool(eq.differing(expected, interpret(spoiled, inputs, force=force), exact=False))
+        if not seen and _shown(spoiled, expected, values(spoiled, inputs, force), force):
+            raise VerifyError(f"{check.name} on {check.data} did not notice a planted mistake", where=mistake)
+        (controls if seen else nothing).append(mistake)
+    return replace(check, controls=tuple(controls), idle=tuple(nothing), planted=len(controls) + len(nothing))
 
 
 def _liveliest(graph: Graph, inputs: Inputs, run: Activity, force: Inputs) -> tuple[Inputs, Activity, Inputs]:

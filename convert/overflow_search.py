@@ -90,7 +90,7 @@ def find(graph: Graph, node: fixed.FixedLIF, bounds: Bounds, data: Inputs, seed:
     error = None if found is None else overflow(network.graph, found)
     if found is not None and error is not None and error.where == node.name:
         sent = found | {name: s.astype(np.int64) for name, s in _run(network, found).spikes.items()}
-        spikes = {n.name: sent[n.name] for n in layer.of(fixed.FixedInput)}
+        spikes = {n.name: sent[n.name][: n.steps or None] for n in layer.of(fixed.FixedInput)}
         rest = {n.name: np.take(data[n.name], [0], axis=_axis(n)) for n in graph.of(fixed.FixedInput)}
         return CounterExample(error=error, layer=layer, spikes=spikes, inputs=rest | found)
     choice = Choice(graph=layer, node=node, box={n.name: _sent(graph, n, bounds) for n in layer.of(fixed.FixedInput)})
@@ -111,8 +111,12 @@ def overflow(graph: Graph, x: Inputs) -> DomainError | None:
 
 
 def reached(node: fixed.FixedLIF, graph: Graph, x: Inputs, run: Activity) -> dict[str, Array]:
-    """Magnitudes that count, by quantity, (T, B, *shape), of a run on integers x; what a reset hides is made again."""
-    u, after, spikes = run.states[node.name]["u"], run.states[node.name]["v"], run.spikes[node.name]
+    """Magnitudes that count, by quantity, (steps of its window, B, *shape), of a run on integers x.
+
+    What a reset hides is made again.
+    """
+    window = slice(node.steps or None)
+    u, after, spikes = (x[window] for x in (*(run.states[node.name][k] for k in "uv"), run.spikes[node.name]))
     bias = np.broadcast_to(bias_of(node), u.shape[1:]).astype(np.int64)
     for source in graph.sources(node):
         if isinstance(source, fixed.HeldCurrent) and source.port == "bias":
@@ -147,7 +151,8 @@ def _scores(choice: Choice, x: Inputs) -> Array:
     samples = next(iter(found.values())).shape[1] if found else 0
     best = np.zeros(samples)
     for what, load in found.items():
-        load = np.broadcast_to(load, (choice.graph.timesteps, *load.shape[-len(choice.node.shape) - 1 :]))
+        steps = choice.node.steps or choice.graph.timesteps
+        load = np.broadcast_to(load, (steps, *load.shape[-len(choice.node.shape) - 1 :]))
         best = np.maximum(best, load.swapaxes(0, 1).reshape(len(best), -1).max(axis=1) / room(choice.node, what))
     return best
 
@@ -222,7 +227,7 @@ def _in_time(choice: Choice, node: fixed.FixedInput, steps: Array) -> Array:
     """Values by step, (1 or T, *shape), as one sample of an input: a held one has the last."""
     if not _axis(node):
         return steps[-1:]
-    return np.broadcast_to(steps, (choice.graph.timesteps, *node.shape))[:, None]
+    return np.broadcast_to(steps, (choice.graph.timesteps, *node.shape))[: node.steps or None, None]
 
 
 def _driven(choice: Choice, graph: Graph, bounds: Bounds) -> list[dict[str, Array]]:

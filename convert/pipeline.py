@@ -207,7 +207,7 @@ def _fold(traced: Graph, data: Mapping[str, Inputs], seed: int, log: Log) -> Gra
             for kind, inputs in data.items():
                 expected = eq.in_units_of(interpret(before, inputs), before, after)
                 compare_fold(name, kind, after, inputs, expected, expected.spikes, log)
-            driven = random_spikes(interpret(before, data["generated"]).spikes, seed)
+            driven = random_spikes(before, interpret(before, data["generated"]).spikes, seed)
             expected = eq.in_units_of(interpret(before, data["generated"], force=driven), before, after)
             compare_fold(name, "random spikes", after, data["generated"], expected, driven, log)
         before = after

@@ -36,7 +36,7 @@ def proof_data(graph: Graph, calibration: Inputs, seed: int, samples: int) -> di
 
 def _noise(node: ir.Input, timesteps: int, count: int, share: float, rng: np.random.Generator) -> Array:
     """Random multiples of an input's step; all but a ``share`` of them are the value nearest to 0."""
-    lead = (count,) if node.coding == "direct" else (timesteps, count)
+    lead = (count,) if node.coding == "direct" else (node.steps or timesteps, count)
     low, high = round(node.low / node.step), round(node.high / node.step)
     drawn = rng.integers(low, high + 1, size=(*lead, *node.shape))
     if share < 1:
@@ -56,7 +56,13 @@ def first_samples(graph: Graph, inputs: Mapping[str, Array], samples: int) -> di
     return cut
 
 
-def random_spikes(like: Mapping[str, Array], seed: int) -> dict[str, Array]:
-    """Return spikes of the same shapes that no layer caused, for populations that data leaves silent."""
+def random_spikes(graph: Graph, like: Mapping[str, Array], seed: int) -> dict[str, Array]:
+    """Return spikes of the same shapes that no layer caused, for populations that data leaves silent.
+
+    A population of ``graph`` that rests in some steps stays silent in them.
+    """
     rng = np.random.default_rng(seed + 1)
-    return {name: rng.random(spikes.shape) < DRIVE_RATE for name, spikes in like.items()}
+    driven = {name: rng.random(spikes.shape) < DRIVE_RATE for name, spikes in like.items()}
+    for node in graph.of(ir.LIF):
+        driven[node.name][node.steps or graph.timesteps :] = False
+    return driven

@@ -74,7 +74,7 @@ def compare_currents(
     for name, inputs in data.items():
         few = first_samples(folded, inputs, CURRENT_SAMPLES)
         sent = interpret(folded, few).spikes
-        spikes = random_spikes(sent, seed) if name == "generated" else sent
+        spikes = random_spikes(folded, sent, seed) if name == "generated" else sent
         total += check_currents(folded, quantised, scales, few, spikes)
     return total
 

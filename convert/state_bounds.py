@@ -102,7 +102,7 @@ def states_of(graph: Graph, node: fixed.FixedLIF, sent: dict[str, Interval]) -> 
             bias = bias + (arriving << fx.ACTIVATION_SHIFT)
         else:
             current = current + arriving
-    return _over_window(node, current, bias, node.reset_interval or graph.timesteps)
+    return _over_window(node, current, bias, node.steps or node.reset_interval or graph.timesteps)
 
 
 def _over_window(node: fixed.FixedLIF, current: Interval, bias: Interval, steps: int) -> States:

@@ -29,7 +29,7 @@ class Site:
         shape: features it emits.
         origin: module path and class, for messages.
         lead: leading axes of the tensors read that are not features (1: batch; 2: time, batch).
-        timesteps: T, the steps of the window.
+        timesteps: steps of the window that it works in.
         arguments: the remaining positional arguments and keywords of the call, all constants; the keyword ``reversed``
             says whether a number stands first, as in ``1 - x``.
     """

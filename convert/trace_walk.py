@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from avsnn.train.layers import DirectCoding, TimeBatched
 from avsnn.train.neurons import LIF
 
 NEURONS = (LIF,)
+WINDOWED = (ir.LIF, ir.MeanTime, ir.Attention, ir.ProductOfMeans)  # nodes that know how long their window is
 TIMELESS = (nn.Conv2d, nn.modules.batchnorm._BatchNorm, nn.MaxPool2d, nn.AvgPool2d)  # layers that know no time
 
 
@@ -47,13 +49,15 @@ class Walker(fx.Interpreter):
         self.refusal: TraceError | None = None
         self.names: dict[fx.Node, str] = {}
         self.lead: dict[fx.Node, int] = {}
+        self.steps: dict[fx.Node, int] = {}  # of what has time
         self.calls: dict[str, int] = {}
         self.extra_traceback = False  # torch would add lines of its own to our messages
-        self.live = _live(program)
+        self.live = live(program)
         self.sizes: set[fx.Node] = set()
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one operation and add its node."""
+        self._check_windows(n)
         try:
             result = super().run_node(n)
         except AvsnnError:
@@ -73,6 +77,16 @@ class Walker(fx.Interpreter):
             self._operation(n, result)
         return result
 
+    def _check_windows(self, n: fx.Node) -> None:
+        """Stop where activities of different windows meet: torch says less about it, or stretches a single step."""
+        steps = {self.names[s]: self.steps[s] for s in _sources(n) if s in self.steps}
+        if len(set(steps.values())) > 1:
+            remedy = "end each window before, with a mean over time"
+            where = str(n.target) if n.op == "call_module" else n.name
+            error = TraceError("windows of different length meet", where=where, found=steps, remedy=remedy)
+            self.problems.append(Problem.of(error, line=n.meta.get("line", "")))
+            raise ForwardError
+
     def _output(self, source: object) -> None:
         """Remember the answer, or why there is none: what else is wrong is said first."""
         owner = type(self.owner).__name__
@@ -89,6 +103,8 @@ class Walker(fx.Interpreter):
         spec = self.spec[str(n.target)]
         coding = str(spec.get("coding", "direct"))
         self.lead[n] = 1 if coding == "direct" else 2
+        if coding != "direct":
+            self.steps[n] = len(result)
         made = ir.Input(
             name=str(n.target),
             shape=tuple(result.shape[self.lead[n] :]),
@@ -97,6 +113,7 @@ class Walker(fx.Interpreter):
             low=float(spec.get("low", 0.0)),
             high=float(spec.get("high", 1.0)),
             step=float(spec.get("step", 1 / 255)),
+            steps=0 if coding == "direct" else self._shorter(len(result)),
         )
         self.built.append(made)
         self.names[n] = str(n.target)
@@ -122,7 +139,19 @@ class Walker(fx.Interpreter):
         except TraceError as error:
             name = self._stand_in(error, n, base, sources, result, emits)
         self.names[n], self.lead[n] = name, emits
+        if emits == 2:
+            self.steps[n] = self._window(child, sources)
         self.lines.setdefault(name, n.meta.get("line", ""))
+
+    def _window(self, child: nn.Module | None, sources: list[fx.Node]) -> int:
+        """Steps of the window that an operation works in."""
+        if isinstance(child, DirectCoding):
+            return child.timesteps
+        return next((self.steps[s] for s in sources if s in self.steps), self.timesteps)
+
+    def _shorter(self, steps: int) -> int:
+        """``steps`` as nodes have it: 0 stands for T."""
+        return 0 if steps == self.timesteps else steps
 
     def _emits(self, n: fx.Node, child: nn.Module | None, rule: Rule, sources: list[fx.Node], lead: int) -> int:
         """Leading axes of the result that are not features."""
@@ -169,7 +198,8 @@ class Walker(fx.Interpreter):
         emits: int,
     ) -> Site:
         samples = next(iter(self.env[s].shape[self.lead[s] - 1] for s in sources), 0)
-        if tuple(result.shape[:emits]) != (self.timesteps, samples)[2 - emits :]:
+        steps = self._window(child, sources)
+        if tuple(result.shape[:emits]) != (steps, samples)[2 - emits :]:
             raise TraceError("mixes features with time or samples", where=base, found=tuple(result.shape))
         if child is None and len(sources) < len(_sources(n)) and CALL_RULES[n.target] is not flatten:
             raise TraceError("computes with the size of a tensor", where=base, remedy="write the number out")
@@ -180,7 +210,7 @@ class Walker(fx.Interpreter):
             shape=tuple(result.shape[emits:]),
             origin=base if child is None else f"{base} ({type(child).__name__})",
             lead=lead,
-            timesteps=self.timesteps,
+            timesteps=steps,
             arguments=tuple(a for a in n.args if not isinstance(a, fx.Node) and not _holds_nodes(a)),
             keywords={**n.kwargs, "reversed": bool(n.args) and isinstance(n.args[0], int | float)},
         )
@@ -190,7 +220,8 @@ class Walker(fx.Interpreter):
         if isinstance(made, str):
             return made
         made = made if isinstance(made, tuple) else (made,)
-        self.built.extend(made)
+        shorter = self._shorter(site.timesteps)
+        self.built.extend(replace(node, steps=shorter) if isinstance(node, WINDOWED) else node for node in made)
         return made[-1].name
 
     def _unique(self, base: str) -> str:
@@ -212,7 +243,7 @@ def _unwrapped(wrapper: TimeBatched, base: str, lead: int) -> nn.Module:
     return inner
 
 
-def _live(program: fx.Graph) -> set[fx.Node]:
+def live(program: fx.Graph) -> set[fx.Node]:
     """The operations that the answer depends on."""
     found: set[fx.Node] = set()
     for node in reversed(program.nodes):

@@ -48,7 +48,7 @@ class LoopWalker(ViewWalker):
             self.lead[n] = 1
         elif n in loop.stacks:
             self._same(n, loop.stacks[n])
-            self.lead[n] = 2
+            self.lead[n], self.steps[n] = 2, self.timesteps
         elif self._is_unpacked(n):
             self._same(n, n.args[0])
         elif not self._neurons(n, result):
@@ -104,6 +104,8 @@ class LoopWalker(ViewWalker):
 
     def _same(self, n: fx.Node, other: Any) -> None:
         self.names[n], self.lead[n] = self.names[other], self.lead[other]
+        if other in self.steps:
+            self.steps[n] = self.steps[other]
 
     def _total(self, n: fx.Node, of: fx.Node, shape: Shape) -> None:
         """A sum over all steps: T times their mean."""
@@ -129,6 +131,8 @@ class LoopWalker(ViewWalker):
         except TraceError as error:
             made = self._stand_in(error, n, base, [source], spikes, lead)
         self.names[n], self.lead[n] = made, lead
+        if lead == 2:
+            self.steps[n] = self._window(child, [source])
         self.lines.setdefault(made, n.meta.get("line", ""))
         return True
 

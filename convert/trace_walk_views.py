@@ -62,6 +62,7 @@ class ViewWalker(Walker):
             super()._operation(n, result)
             if any(s in self.merged for s in sources):
                 self.merged.add(n)
+                self.steps[n] = next(self.steps[s] for s in sources if s in self.steps)
 
     def _looks(self, n: fx.Node, source: fx.Node, result: Any) -> bool:
         """Whether an operation computes nothing, and no rule for one operation has a node for it."""
@@ -100,6 +101,8 @@ class ViewWalker(Walker):
             return
         index = (rows[0] % width).reshape(counted.shape[emits:])
         self.lead[n] = emits
+        if source in self.steps:
+            self.steps[n] = self.steps[source]
         if tuple(index.shape) == features and bool((index.flatten() == torch.arange(width)).all()):
             self.names[n] = self.names[source]
             return
@@ -116,7 +119,8 @@ class ViewWalker(Walker):
         steps = source in self.merged or self.lead[source] == STEPS
         if not steps:
             return 1 if counted.shape[0] == samples else 0
-        if tuple(counted.shape[:2]) == (self.timesteps, samples // self.timesteps):
+        T = self.steps[source]
+        if tuple(counted.shape[:2]) == (T, samples // T):
             return STEPS
         if counted.shape[0] == samples:
             self.merged.add(n)
@@ -127,11 +131,11 @@ class ViewWalker(Walker):
         """Direct coding written out: ``x.unsqueeze(0).repeat(T, 1, ...)`` is x in every step."""
         if source in self.opened:
             same = bool((counted == torch.arange(before.numel()).reshape(before)).all())
-            if not same or counted.shape[0] != self.timesteps:
+            if not same or counted.shape[0] > self.timesteps:
                 what = f"repeats something else than samples for {self.timesteps} steps"
                 self._refuse(n, source, what, "x.unsqueeze(0).repeat(T, 1, ...), or DirectCoding(T)")
             else:
-                self.names[n], self.lead[n] = self.names[source], STEPS
+                self.names[n], self.lead[n], self.steps[n] = self.names[source], STEPS, counted.shape[0]
             return True
         if self.lead[source] == 1 and source not in self.merged and tuple(counted.shape) == (1, *before):
             self.opened.add(n)
@@ -143,6 +147,8 @@ class ViewWalker(Walker):
         error = TraceError(what, where=n.name, remedy=remedy)
         self.names[n] = self._stand_in(error, n, n.name, [source], self.env.get(n), self.lead[source])
         self.lead[n] = self.lead[source]
+        if source in self.steps:
+            self.steps[n] = self.steps[source]
 
     def _emits(self, n: fx.Node, child: Any, rule: Any, sources: list[fx.Node], lead: int) -> int:
         if isinstance(child, DirectCoding) and any(s in self.merged for s in sources):

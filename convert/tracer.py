@@ -21,13 +21,14 @@ from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.activity import Activity
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
+from avsnn.convert.ir.windows import resting_with_sources
 from avsnn.convert.problems import Problem, calling_line
 from avsnn.convert.trace_cells import is_cell, is_foreign
 from avsnn.convert.trace_loops import Sequence, drop_zeros, find_loop
 from avsnn.convert.trace_rules import MODULE_RULES
-from avsnn.convert.trace_site import Never, Rule
+from avsnn.convert.trace_site import Never, Rule, size
 from avsnn.convert.trace_views import canonical
-from avsnn.convert.trace_walk import NEURONS, ForwardError
+from avsnn.convert.trace_walk import NEURONS, ForwardError, live
 from avsnn.convert.trace_walk_loops import LoopWalker
 from avsnn.errors import InputError, TraceError
 from avsnn.train.layers import DirectCoding, TimeBatched
@@ -72,7 +73,8 @@ def trace(
         example_inputs: name of each parameter of ``forward`` to an array; (B, *shape), or (T, B, *shape) where the
             spec says ``"coding": "sequence"``. Two samples are enough; values do not matter, shapes do.
         input_spec: name to {"coding", "low", "high", "step"}; see `avsnn.convert.ir.nodes.Input`.
-        timesteps: T; needed only if the module does not say (no `DirectCoding` inside and no sequence input).
+        timesteps: T, of the longest window; needed only if the module does not say (no `DirectCoding` inside and no
+            sequence input).
         rules: module type to rule.
 
     Raises:
@@ -110,7 +112,7 @@ def survey(
     program = _follow(double, rules, sequences)
     drop_zeros(program, partial(getattr, double))
     loop = find_loop(program, partial(_calls_cell, double), sequences)
-    T = _timesteps(double, tensors, spec, timesteps, loop.steps)
+    T = _timesteps(double, program, tensors, spec, timesteps, loop.steps)
     walker = LoopWalker(program, double, spec, T, rules)
     walker.loop = loop
     placeholders = [node.target for node in program.nodes if node.op == "placeholder"]
@@ -119,12 +121,15 @@ def survey(
         raise InputError("example inputs must be named by forward's parameters", found=[*tensors], limit=placeholders)
     with torch.no_grad(), contextlib.suppress(ForwardError):
         walker.run(*(tensors[str(name)] for name in placeholders))
+    longest = max(walker.steps.values(), default=T)
+    if longest != T and not walker.problems:
+        raise _contradiction(double, {"timesteps": T, "longest window": longest})
     graph, built = None, tuple(walker.built)
     if not walker.problems and not walker.refusal:
         built, outputs, mixed = canonical(built, walker.outputs, walker.lines)
         walker.problems += mixed
         if not mixed:
-            graph = Graph(nodes=built, outputs=outputs, timesteps=T, stage="traced")
+            graph = resting_with_sources(Graph(nodes=built, outputs=outputs, timesteps=T, stage="traced"))
     return Survey(
         graph=graph,
         problems=tuple(walker.problems),
@@ -200,18 +205,16 @@ def witness(
             spikes[label] = np.stack(calls[k::several]) if name in cells else calls[k]
     if graph is not None:
         known = {name: fired for name, fired in spikes.items() if name in graph.by_name}
-        spikes = {name: _in_order(fired, graph[name]) for name, fired in known.items()}
+        spikes = {name: _in_order(fired, graph[name], graph.timesteps) for name, fired in known.items()}
     return Activity(outputs={"output": output.numpy()}, spikes=spikes, states={})
 
 
-def _in_order(fired: Array, population: Node) -> Array:
-    """Spikes of a module in the order of the population that stands for it."""
-    flat = fired.reshape(*fired.shape[:2], -1)
-    if isinstance(population, ir.LIF) and population.layout is not None:
-        ordered = np.empty_like(flat)
-        ordered[:, :, population.layout.ravel()] = flat
-        flat = ordered
-    return flat.reshape(*fired.shape[:2], *population.shape)
+def _in_order(fired: Array, population: Node, timesteps: int) -> Array:
+    """Spikes of a module in the order of the population that stands for it, and silence behind a shorter window."""
+    flat = np.zeros((timesteps, fired.shape[1], size(population.shape)), dtype=bool)
+    layout = population.layout if isinstance(population, ir.LIF) else None
+    flat[: len(fired), :, slice(None) if layout is None else layout.ravel()] = fired.reshape(*fired.shape[:2], -1)
+    return flat.reshape(*flat.shape[:2], *population.shape)
 
 
 class _Tracer(fx.Tracer):
@@ -245,17 +248,30 @@ class _Tracer(fx.Tracer):
 
 def _timesteps(
     module: nn.Module,
+    program: fx.Graph,
     tensors: Mapping[str, torch.Tensor],
     spec: Mapping[str, Mapping[str, Any]],
     given: int | None,
     looped: int,
 ) -> int:
-    found = {f"{name} (DirectCoding)": m.timesteps for name, m in module.named_modules() if isinstance(m, DirectCoding)}
+    """T: the longest of the windows that ``forward`` speaks of, or the one given if it speaks of none."""
+    coding = {name: m.timesteps for name, m in module.named_modules() if isinstance(m, DirectCoding)}
+    called = {str(n.target) for n in live(program) if n.op == "call_module"}
+    found = {f"{name} (DirectCoding)": n for name, n in coding.items() if name in called or not called & set(coding)}
     found |= {n: int(x.shape[0]) for n, x in tensors.items() if spec[n].get("coding") == "sequence"}
-    found |= {"timesteps": given} if given is not None else {}
     found |= {"loop in forward": looped} if looped else {}
-    if len(set(found.values())) != 1:
-        what = "nobody says how many steps there are" if not found else "several numbers of steps"
-        remedy = "give all parts of a network the same" if found else "pass timesteps=T"
-        raise InputError(what, where=type(module).__name__, found=found or None, remedy=remedy)
-    return next(iter(found.values()))
+    longest = max(*found.values(), given or 0, 0)
+    if not longest:
+        what, remedy = "nobody says how many steps there are", "pass timesteps=T"
+        raise InputError(what, where=type(module).__name__, remedy=remedy)
+    if looped and len(set(found.values())) > 1:
+        remedy = "give all parts of a network with a loop the same, or use layers that take all steps at once"
+        raise InputError("several numbers of steps", where=type(module).__name__, found=found, remedy=remedy)
+    if given is not None and given != longest:
+        raise _contradiction(module, found | {"timesteps": given})
+    return longest
+
+
+def _contradiction(module: nn.Module, found: Mapping[str, int]) -> InputError:
+    remedy = "pass the longest window, or leave timesteps out"
+    return InputError("several numbers of steps", where=type(module).__name__, found=dict(found), remedy=remedy)

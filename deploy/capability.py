@@ -68,8 +68,10 @@ def _of_population(node: fixed.FixedLIF) -> tuple[str, ...]:
     word = node.reset if node.role == "neuron" else node.role
     if word not in known:
         raise CapabilityError("no ability is known for this neuron", where=node.name, found=word)
-    differ = np.size(node.threshold_mant) > 1
-    return (known[word], "lif_threshold_array") if differ else (known[word],)
+    kinds = [known[word]]
+    kinds += ["lif_threshold_array"] if np.size(node.threshold_mant) > 1 else []
+    kinds += ["lif_rest"] if node.steps else []
+    return tuple(kinds)
 
 
 def answers(graph: Graph, profile: Profile) -> tuple[Capability, ...]:

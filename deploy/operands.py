@@ -84,6 +84,8 @@ def operands(
     values = _Values(graph, run, inputs, sample)
     delivered = {n: values.at(n, node, step, neuron) for n in _parts(graph, node)}
     place = (sample, *neuron)
+    if isinstance(node, ir.LIF | fixed.FixedLIF) and step is not None and 0 < node.steps <= step:  # it rests
+        return Operands(spike=bool(run.spikes[name][step][place]), delivered=delivered)
     match node:
         case fixed.FixedLIF() if step is not None:
             ports = [s.name for s in graph.sources(node) if isinstance(s, fixed.HeldCurrent) and s.port == "bias"]
@@ -193,8 +195,9 @@ class _Values:
         match node:
             case ir.Input() | fixed.FixedInput():
                 x = np.asarray(self.inputs[node.name])
-                x = x[None, k : k + 1] if node.coding == "direct" else x[:, k : k + 1]
-                return np.broadcast_to(x, (T, *x.shape[1:]))
+                if node.coding == "direct":
+                    return np.broadcast_to(x[k : k + 1], (T, 1, *x.shape[1:]))
+                return np.concatenate([x[:, k : k + 1], np.zeros((T - len(x), 1, *x.shape[2:]), dtype=x.dtype)])
             case ir.LIF() | fixed.FixedLIF():
                 return self.run.spikes[node.name][:, k : k + 1].astype(np.int64)
             case fixed.HeldCurrent():

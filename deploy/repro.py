@@ -95,7 +95,7 @@ def _recorded(small: Graph, run: Run, inputs: Mapping[str, Array], samples: slic
         if node.inputs or not isinstance(node, ir.Input | fixed.FixedInput):
             continue
         if node.name in run.spikes:
-            given[node.name] = run.spikes[node.name][:, samples]
+            given[node.name] = run.spikes[node.name][: node.steps or None, samples]
         else:
             x = np.asarray(inputs[node.name])
             given[node.name] = x[samples] if node.coding == "direct" else x[:, samples]

@@ -38,6 +38,7 @@ CAPABILITY_KINDS = (
     "lif_hard",
     "lif_subtract",
     "lif_threshold_array",
+    "lif_rest",
     "or_pool",
     "relay",
     "axon_delay",
@@ -49,10 +50,10 @@ CAPABILITY_KINDS = (
     "readout_host_sum",
 )
 """Kinds of node: a current that the host writes per sample, events from outside, the two synapses, the neuron with
-either reset, thresholds that differ inside a population, max pooling of spikes, a delaying neuron, a delay in the
-synapse, messages with a payload, spikes times spikes within a step (attention and its maps), attention that needs the
-whole window, products of sums of spikes, spike counts scaled to length 1, and the host adding up the last synapse's
-output."""
+either reset, thresholds that differ inside a population, neurons that rest before their next window, max pooling of
+spikes, a delaying neuron, a delay in the synapse, messages with a payload, spikes times spikes within a step (attention
+and its maps), attention that needs the whole window, products of sums of spikes, spike counts scaled to length 1, and
+the host adding up the last synapse's output."""
 
 GRANULARITIES = ("population", "group", "neuron")
 USES = ("target", "pricing")

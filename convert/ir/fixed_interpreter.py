@@ -33,10 +33,10 @@ def to_integers(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
         if node.name not in inputs:
             raise InputError("input missing", where=node.name, found=", ".join(inputs) or "none")
         raw = np.asarray(inputs[node.name], dtype=np.float64)
-        lead = 1 if node.coding == "direct" else 2
-        wrong_length = lead == 2 and raw.shape[:1] != (graph.timesteps,)
+        lead, steps = 1 if node.coding == "direct" else 2, node.steps or graph.timesteps
+        wrong_length = lead == 2 and raw.shape[:1] != (steps,)
         if raw.ndim != lead + len(node.shape) or raw.shape[lead:] != node.shape or wrong_length:
-            wanted = ("batch",) if lead == 1 else (graph.timesteps, "batch")
+            wanted = ("batch",) if lead == 1 else (steps, "batch")
             raise InputError("wrong input shape", where=node.name, found=raw.shape, limit=(*wanted, *node.shape))
         if not np.isfinite(raw).all():
             raise InputError("input holds NaN or infinity", where=node.name)
@@ -132,6 +132,18 @@ def _inside(node: ir.FixedLIF, what: str, values: Array, step: int, outside: tup
     )
 
 
+def at_rest(node: ir.FixedLIF, step: int) -> bool:
+    """Whether a population rests in ``step`` of a window, because its own window has ended."""
+    return 0 < node.steps <= step
+
+
+def filled(node: ir.FixedInput, x: Array, timesteps: int) -> Array:
+    """An input over the whole window, (T, B, *shape): held, or a sequence and zeros behind it."""
+    if node.coding == "direct":
+        return np.broadcast_to(x, (timesteps, *x.shape))
+    return np.concatenate([x, np.zeros((timesteps - len(x), *x.shape[1:]), dtype=x.dtype)])
+
+
 def bias_of(node: ir.FixedLIF) -> Array:
     """The constant bias in units of v, broadcastable to the population's shape."""
     return per_channel(node.bias_mant.astype(np.int64), len(node.shape)) << node.bias_exp
@@ -159,8 +171,7 @@ def logical(graph: Graph, integers: Mapping[str, Array]) -> Activity:
     for node in graph.nodes:
         match node:
             case ir.FixedInput():
-                x = integers[node.name]
-                values[node.name] = np.broadcast_to(x, (T, *x.shape)) if node.coding == "direct" else x
+                values[node.name] = filled(node, integers[node.name], T)
             case ir.HeldCurrent():
                 current = held(node, integers[node.inputs[0]])
                 values[node.name] = np.broadcast_to(current, (T, *current.shape))
@@ -170,10 +181,13 @@ def logical(graph: Graph, integers: Mapping[str, Array]) -> Activity:
             case ir.Product():
                 values[node.name] = product(node, *(values[n] for n in node.inputs))
             case ir.FixedLIF():
-                u = v = np.zeros((batch, *node.shape), dtype=np.int64)
+                u = v = rest = np.zeros((batch, *node.shape), dtype=np.int64)
                 s = None
                 record: list[tuple[Array, Array, Array]] = []
                 for t in range(T):
+                    if at_rest(node, t):
+                        record.append((rest, rest, rest != 0))
+                        continue
                     a, b = inputs_of(graph, node, {n: values[n][t] for n in node.inputs}, batch)
                     u, v, s = lif_step(node, u, v, a, b + bias_of(node), t, s)
                     record.append((u, v, s))
@@ -211,14 +225,17 @@ def wall_clock(graph: Graph, integers: Mapping[str, Array]) -> Activity:
                 case ir.Product():
                     now = _product_now(node, [sent[n] for n in node.inputs], w, T)
                 case ir.FixedLIF():
-                    if node.reset_interval and w % node.reset_interval == node.reset_phase:
+                    rests = at_rest(node, (w - node.reset_phase) % (node.reset_interval or steps))
+                    if rests or (node.reset_interval and w % node.reset_interval == node.reset_phase):
                         u[node.name] = v[node.name] = np.zeros((1, *node.shape), dtype=np.int64)
                         fired[node.name] = None
-                    a, b = inputs_of(graph, node, {n: sent[n][w] for n in node.inputs}, 1)
-                    u[node.name], v[node.name], now = lif_step(
-                        node, u[node.name], v[node.name], a, b + bias_of(node), w, fired[node.name]
-                    )
-                    fired[node.name] = now
+                    now = u[node.name] != 0
+                    if not rests:
+                        a, b = inputs_of(graph, node, {n: sent[n][w] for n in node.inputs}, 1)
+                        u[node.name], v[node.name], now = lif_step(
+                            node, u[node.name], v[node.name], a, b + bias_of(node), w, fired[node.name]
+                        )
+                        fired[node.name] = now
                     record[node.name].append((u[node.name], v[node.name], now))
                 case _:
                     now = sum((sent[n][w] for n in node.inputs), start=np.zeros((1, *node.shape), dtype=np.int64))
@@ -286,8 +303,7 @@ def _cut(
 
 def _stream(node: ir.FixedInput, integers: Mapping[str, Array], T: int, steps: int) -> Array:
     """An input over wall time, (steps, *shape): samples back to back, then zeros."""
-    x = integers[node.name]
-    sequence = np.repeat(x, T, axis=0) if node.coding == "direct" else x.swapaxes(0, 1).reshape(-1, *node.shape)
+    sequence = filled(node, integers[node.name], T).swapaxes(0, 1).reshape(-1, *node.shape)
     return np.concatenate([sequence, np.zeros((steps - len(sequence), *node.shape), dtype=np.int64)])
 
 

@@ -3,6 +3,10 @@
 In ``quantised`` graphs time is logical: every layer sees step t together. In ``scheduled`` graphs it is wall-clock:
 a synapse costs ``1 + delay`` steps, samples follow each other every T steps, and a population whose first input
 arrives ``offset`` steps late is reset at wall steps w with ``w % reset_interval == reset_phase``.
+
+A part of a network whose window has n < T steps (``steps`` = n) shares the period T with all others, and is at rest for
+T - n steps of it: its neurons hold u = v = 0 and send nothing. So nobody behind them need know: a count over the whole
+period is the count over their window, and steps that belong to no window cost no synaptic operation.
 """
 
 from __future__ import annotations
@@ -24,12 +28,16 @@ SPARSE = 16  # a matrix of which at most one entry in so many is not 0 is better
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FixedInput(Node):
-    """Integers in [low, high]: ``x = round(value / step)``. Direct (held for T steps) or a sequence."""
+    """Integers in [low, high]: ``x = round(value / step)``. Direct (held for T steps) or a sequence.
+
+    A sequence has ``steps`` steps (0: T) and is followed by zeros until the next sample.
+    """
 
     coding: str
     low: int
     high: int
     step: float
+    steps: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -209,6 +217,8 @@ class FixedLIF(Node):
     ``w % reset_interval == reset_phase`` (``reset_interval = 0``: never). Recorded states are u and v after reset.
     |u| and |b| must stay below 2^23, and v must not saturate unless a hard reset follows, or ``saturates`` says that it
     may (imported networks); a run that leaves the domain raises. (2^23 is ``2^(state_bits - 1)``, 24 on chips.)
+    ``steps`` above 0: the population rests from that step of its window on, which is in wall steps with
+    ``(w - reset_phase) % reset_interval >= steps``: u = v = 0, no spike, nothing left to subtract, whatever arrives.
     bias_mant: int64, broadcastable to shape. ``role``: "neuron" (the user's), "or" (a max pool), "relay" (a delay),
     "coincidence" (a product of spikes).
     """
@@ -226,6 +236,7 @@ class FixedLIF(Node):
     subtract: int | Array = 0
     state_bits: int = 24
     saturates: bool = False
+    steps: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

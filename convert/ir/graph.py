@@ -25,7 +25,7 @@ class Graph:
         stage: one of ``STAGES``.
 
     Raises:
-        InputError: a name is used twice, or a node reads something that is not before it.
+        InputError: a name is used twice, a node reads something that is not before it, or works longer than T steps.
     """
 
     nodes: tuple[Node, ...]
@@ -41,6 +41,9 @@ class Graph:
             for source in node.inputs:
                 if source not in seen:
                     raise InputError("reads a node that does not come before it", where=node.name, found=source)
+            steps = getattr(node, "steps", 0)
+            if not 0 <= steps <= self.timesteps:
+                raise InputError("impossible window", where=node.name, found=steps, limit=f"0 to {self.timesteps}")
             seen.add(node.name)
         for name in self.outputs:
             if name not in seen:

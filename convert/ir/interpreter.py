@@ -27,7 +27,7 @@ def interpret(graph: Graph, inputs: Mapping[str, Array], *, force: Mapping[str, 
 
     Args:
         graph: the float graph.
-        inputs: name to array, (B, *shape) where direct, (T, B, *shape) where a sequence.
+        inputs: name to array, (B, *shape) where direct, (T, B, *shape) where a sequence (of its own steps, if it has).
         force: population name to spikes (T, B, *shape) that replace its own downstream and in its reset.
 
     Raises:
@@ -59,6 +59,7 @@ def _run(
             s, v, tie = fire(node, arguments[0], graph.timesteps, forced)
             spikes[node.name], states[node.name], ties[node.name] = s, {"v": v}, tie
             values[node.name] = (s if forced is None else forced).astype(np.float64)
+            values[node.name][node.steps or graph.timesteps :] = 0.0  # at rest nothing can be forced
         else:
             values[node.name] = apply(node, arguments)
     outputs = {name: values[name][-1] for name in graph.outputs}
@@ -66,14 +67,15 @@ def _run(
 
 
 def check_input(node: ir.Input, inputs: Mapping[str, Array], timesteps: int) -> Array:
-    """The input as (1 or T, B, *shape) float64."""
+    """The input as (1 or T, B, *shape) float64; a shorter sequence is followed by zeros."""
     if node.name not in inputs:
         raise InputError("input missing", where=node.name, found=", ".join(inputs) or "none")
     x = np.asarray(inputs[node.name], dtype=np.float64)
     lead = 1 if node.coding == "direct" else 2
-    wrong_length = lead == 2 and x.shape[:1] != (timesteps,)
+    steps = node.steps or timesteps
+    wrong_length = lead == 2 and x.shape[:1] != (steps,)
     if x.ndim != lead + len(node.shape) or x.shape[lead:] != node.shape or wrong_length:
-        wanted = ("batch",) if lead == 1 else (timesteps, "batch")
+        wanted = ("batch",) if lead == 1 else (steps, "batch")
         raise InputError("wrong input shape", where=node.name, found=x.shape, limit=(*wanted, *node.shape))
     if not np.isfinite(x).all():
         raise InputError("input holds NaN or infinity", where=node.name)
@@ -86,7 +88,7 @@ def check_input(node: ir.Input, inputs: Mapping[str, Array], timesteps: int) -> 
             limit=f"{node.low:g} to {node.high:g}",
             remedy="scale the data as in training, or declare another range when saving the checkpoint",
         )
-    return x[None] if lead == 1 else x
+    return x[None] if lead == 1 else np.concatenate([x, np.zeros((timesteps - steps, *x.shape[1:]))])
 
 
 def fire(node: ir.LIF, current: Array, timesteps: int, forced: Array | None) -> tuple[Array, Array, Array]:
@@ -98,7 +100,9 @@ def fire(node: ir.LIF, current: Array, timesteps: int, forced: Array | None) -> 
     v = np.zeros(full.shape[1:])
     owed = np.zeros(full.shape[1:])
     threshold = np.asarray(node.threshold, dtype=np.float64)
-    for t in range(timesteps):
+    steps = node.steps or timesteps
+    spikes[steps:], states[steps:], ties[steps:] = False, 0.0, False
+    for t in range(steps):
         u = (node.decay * v - owed) + node.gain * full[t]
         spikes[t] = u > threshold if node.strict else u >= threshold
         ties[t] = np.abs(u - threshold) <= TIE * np.abs(threshold)
@@ -163,7 +167,7 @@ def apply(node: Node, arguments: list[Array]) -> Array:
         case ir.MeanSpace():
             return x.mean(axis=(3, 4))
         case ir.MeanTime():
-            return x.mean(axis=0, keepdims=True)
+            return window(x, node.steps).mean(axis=0, keepdims=True)
         case ir.Readout():
             return sum(arguments[1:], start=x).mean(axis=0, keepdims=True) + node.bias
         case _:
@@ -174,14 +178,25 @@ def multiply(node: Node, arguments: list[Array]) -> Array:
     """One product of activity with activity."""
     x, y = arguments[:2]
     match node:
+        case ir.Attention(over="time"):
+            keys, values = window(y, node.steps), window(arguments[2], node.steps)
+            return node.scale * products.attention(x, keys, values, node.heads, node.over)
         case ir.Attention():
             return node.scale * products.attention(x, y, arguments[2], node.heads, node.over)
         case ir.AttentionMap():
             return products.attention_map(x, y, node.heads) + node.bias
         case ir.MappedValues():
             return node.scale * products.mapped_values(x, y)
+        case ir.ProductOfMeans():
+            y = window(y, node.steps)
+            return products.product_of_sums(x, y) / (len(y) * math.prod(node.shape[1:]))
         case _:
-            return products.product_of_sums(x, y) / (y.shape[0] * math.prod(node.shape[1:]))
+            raise InputError("no float meaning", where=node.name, found=node.kind)
+
+
+def window(x: Array, steps: int) -> Array:
+    """The steps that count, of (T, B, *shape): all, or the first ``steps``."""
+    return x[:steps] if steps else x
 
 
 def normalise_tokens(node: ir.DSLN | ir.LayerNorm, x: Array) -> Array:

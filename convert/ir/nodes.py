@@ -1,6 +1,10 @@
 """Float nodes: what a network means before quantisation (stages ``traced`` and ``folded``).
 
 x is activity (time, batch, *features); a directly coded input is constant over time. All arithmetic is float64.
+
+Parts of a network may have windows of n < T steps (``steps`` = n; 0 stands for T). Such a population works in the first
+n steps of every window of T and rests in the others: no spikes, ``v = 0``. What counts or averages the steps of such a
+part counts those n, so that it means what the part alone, run for n steps, means.
 """
 
 from __future__ import annotations
@@ -17,12 +21,14 @@ class Input(Node):
     """``x[t] = x`` for ``coding="direct"`` (one array (B, *shape) held for all steps), else ``x[t]`` is given.
 
     Values lie in [low, high] and are multiples of ``step`` once quantised; others are refused, never clipped.
+    A sequence of ``steps`` steps is 0 in those after it.
     """
 
     coding: str = "direct"
     low: float = 0.0
     high: float = 1.0
     step: float = 1 / 255
+    steps: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,6 +84,7 @@ class LIF(Node):
     layout: where the module has its neurons in another order (tokens last first), which of the neurons each of them is.
     Reset ``subtract_delayed``: ``u[t] = decay u[t-1] + gain x[t] - threshold s[t-1]``, what is subtracted does not
     decay; ``u[-1] = s[-1] = 0``. The recorded state is ``v = u[t]``, as the subtraction is still to come.
+    From step ``steps`` on (if it is not 0), ``s[t] = v[t] = 0``.
     """
 
     decay: float
@@ -86,6 +93,7 @@ class LIF(Node):
     reset: str = "hard"
     strict: bool = False
     layout: Array | None = None
+    steps: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,6 +107,7 @@ class Attention(Node):
     heads: int
     scale: float
     over: str
+    steps: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,6 +128,8 @@ class MappedValues(Node):
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ProductOfMeans(Node):
     """``r[t, c, n] = mean_n(x[t, c, n]) mean_t(y[t, c, n])`` of the inputs (x, y): step 0 needs the last."""
+
+    steps: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -200,6 +211,8 @@ class MeanSpace(Node):
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MeanTime(Node):
     """Mean over the window; what it emits has no time any more (it is constant over the window)."""
+
+    steps: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -80,7 +80,7 @@ def unit(graph: Graph, source: Node | None) -> tuple[float, int]:
         case ir.Input():
             return source.step, round(max(abs(source.low), abs(source.high)) / source.step)
         case ir.ProductOfMeans():
-            levels = math.prod(graph[source.inputs[0]].shape[1:]) * graph.timesteps
+            levels = math.prod(graph[source.inputs[0]].shape[1:]) * (source.steps or graph.timesteps)
             return 1.0 / levels, levels
         case _:
             return 1.0, 1

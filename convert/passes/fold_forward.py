@@ -46,14 +46,16 @@ def _fold(node: Node, before: dict[str, Node]) -> Node | None:
 def _norm_last(pool: ir.MaxPool2d, before: dict[str, Node]) -> Node | None:
     """``norm(pool(spikes))`` for ``pool(norm(spikes))``."""
     norm = before[pool.inputs[0]]
-    if not isinstance(norm, ir.BatchNorm) or not isinstance(before[norm.inputs[0]], ir.LIF):
+    spikes = before[norm.inputs[0]] if norm.inputs else norm
+    if not isinstance(norm, ir.BatchNorm) or not isinstance(spikes, ir.LIF):
         return None
     inner = pointwise(norm)
     assert inner is not None
     negative = inner.matrix < 0
     made: Node = replace(pool, inputs=norm.inputs)
     if negative.any():
-        window, made = _extremes(replace(pool, inputs=norm.inputs), negative, norm.shape)
+        window, neurons = _extremes(replace(pool, inputs=norm.inputs), negative, norm.shape)
+        made = replace(neurons, steps=spikes.steps)
         before[window.name] = window
     before[made.name] = made
     return replace(norm, name=f"{pool.name}.norm", inputs=(made.name,), shape=pool.shape)

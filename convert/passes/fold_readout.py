@@ -7,6 +7,7 @@ Averages, sums, flattening and linear layers are all linear, so with spikes s_i 
 W_i is the product of the linear maps on the way to population i: the head's weights, repeated over tokens and divided
 by their number where tokens are averaged. The mean over steps becomes a sum that is read once per window. What is read
 may also be a product of means, whose messages are numbers rather than spikes. Answers joined to one are rows of W_i.
+A mean over a window of n < T steps has ``T / n`` in its W_i: what it reads is silent in the other steps.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def fold_readout(graph: Graph) -> Graph:
             continue
         bias = np.zeros(out.shape)
         terms: dict[str, Array] = {}
-        _expand(graph, out, np.eye(int(np.prod(out.shape))), False, terms, bias)
+        _expand(graph, out, np.eye(int(np.prod(out.shape))), 0, terms, bias)
         rows = {f"{name}@{source}": (source, weight) for source, weight in terms.items()}
         for row, (source, weight) in rows.items():
             nodes[row] = ir.Linear(
@@ -59,10 +60,15 @@ def fold_readout(graph: Graph) -> Graph:
     return graph.with_nodes(nodes.values())
 
 
-def _expand(graph: Graph, node: Node, weight: Array, averaged: bool, terms: dict[str, Array], bias: Array) -> None:
-    """Add to ``terms`` what ``weight @ node`` means for each population, and to ``bias`` what is constant."""
+def _expand(graph: Graph, node: Node, weight: Array, averaged: int, terms: dict[str, Array], bias: Array) -> None:
+    """Add to ``terms`` what ``weight @ node`` means for each population, and to ``bias`` what is constant.
+
+    averaged: steps of the mean over time that was met on the way, 0 before it.
+    """
     sources = graph.sources(node)
     if isinstance(node, SPIKING) and averaged:
+        if not (isinstance(node, ir.Input) and node.coding == "direct"):  # which is there in all steps
+            weight = weight * (graph.timesteps / averaged)
         terms[node.name] = terms[node.name] + weight if node.name in terms else weight
     elif isinstance(node, ir.Add):
         for source in sources:
@@ -74,7 +80,7 @@ def _expand(graph: Graph, node: Node, weight: Array, averaged: bool, terms: dict
     elif isinstance(node, ir.MeanTime):
         if averaged:
             raise _refusal(node, "a second mean over time")
-        _expand(graph, sources[0], weight, True, terms, bias)
+        _expand(graph, sources[0], weight, node.steps or graph.timesteps, terms, bias)
     elif isinstance(node, LINEAR):
         bias += weight @ _constant(node)
         _expand(graph, sources[0], _columns(weight, node, sources[0].shape), averaged, terms, bias)

@@ -14,7 +14,7 @@ import numpy as np
 
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir import nodes as ir
-from avsnn.convert.ir.fixed_interpreter import held, lif_step, product
+from avsnn.convert.ir.fixed_interpreter import at_rest, held, lif_step, product
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.kernels import conv2d, per_channel
 from avsnn.convert.ir.node import Array, Node
@@ -60,7 +60,7 @@ class Populations:
 
     def thresholds(self, node: ir.LIF) -> Thresholds:
         """Return the bounds of a population's integer threshold."""
-        return Thresholds(node=node, target=self.target, timesteps=self.graph.timesteps)
+        return Thresholds(node=node, target=self.target, timesteps=node.steps or self.graph.timesteps)
 
     def driven(self, node: ir.LIF, found: list[Term]) -> Candidate:
         """A population driven by spikes: the scale that disagrees least with the folded graph on calibration data."""
@@ -172,10 +172,12 @@ class Populations:
             reset=node.reset,
             subtract=0 if node.reset == "hard" else h << fixed.ACTIVATION_SHIFT,
             state_bits=self.target.state_bits,
+            steps=node.steps,
         )
 
     def _candidate(self, node: ir.LIF, nodes: tuple[Node, ...], S: float, spikes: Array) -> Candidate:
-        return Candidate(nodes=nodes, scale=S, disagreement=float((spikes != self.spikes[node.name]).mean()))
+        differs = (spikes != self.spikes[node.name])[: node.steps or self.graph.timesteps]
+        return Candidate(nodes=nodes, scale=S, disagreement=float(differs.mean()))
 
     def _spikes(self, population: fixed.FixedLIF, synapses: Sequence[fixed.Synapse]) -> Array:
         """What the integer population does when its sources send what the folded graph's send."""
@@ -203,6 +205,9 @@ def _walk(population: fixed.FixedLIF, current: Callable[[int], Array], T: int, s
     spikes: list[Array] = []
     s = None
     for t in range(T):
+        if at_rest(population, t):
+            spikes.append(np.zeros(shape, dtype=bool))
+            continue
         u, v, s = lif_step(wide, u, v, current(t), b, t, s)
         spikes.append(s if np.abs(u).max(initial=0) < 2 ** (population.state_bits - 1) else ~s)
     return np.stack(spikes)

@@ -17,7 +17,7 @@ import numpy as np
 
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir import nodes as ir
-from avsnn.convert.ir.fixed_interpreter import connect, product
+from avsnn.convert.ir.fixed_interpreter import connect, filled, product
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret, values
 from avsnn.convert.ir.node import Array, Node
@@ -146,19 +146,19 @@ class _Builder:
 
     def _input(self, node: ir.Input) -> None:
         low, high = round(node.low / node.step), round(node.high / node.step)
-        self._keep(
-            fixed.FixedInput(
-                name=node.name,
-                shape=node.shape,
-                origin=node.origin,
-                coding=node.coding,
-                low=low,
-                high=high,
-                step=node.step,
-            )
+        made = fixed.FixedInput(
+            name=node.name,
+            shape=node.shape,
+            origin=node.origin,
+            coding=node.coding,
+            low=low,
+            high=high,
+            step=node.step,
+            steps=node.steps,
         )
+        self._keep(made)
         x = np.rint(np.asarray(self.calibration[node.name]) / node.step).astype(np.int64)
-        self.calibrated[node.name] = x
+        self.calibrated[node.name] = x if node.coding == "direct" else filled(made, x, self.graph.timesteps)
 
     def _pool(self, node: ir.MaxPool2d) -> None:
         """OR of a window: all-ones synapse, no memory, fires on the first spike."""

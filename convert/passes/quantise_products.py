@@ -80,13 +80,15 @@ def most(graph: Graph, node: Node) -> int:
         case ir.Attention(over="space"):
             return q.shape[0] // node.heads * math.prod(graph[node.inputs[1]].shape[1:])
         case ir.Attention():
-            return q.shape[0] // node.heads * graph.timesteps
+            return q.shape[0] // node.heads * (node.steps or graph.timesteps)
         case ir.AttentionMap():
             return q.shape[0] // node.heads
         case ir.MappedValues():
             return q.shape[2]
+        case ir.ProductOfMeans():
+            return tokens * (node.steps or graph.timesteps)
         case _:
-            return tokens * graph.timesteps
+            raise CapabilityError("no integer form", where=node.origin or node.name, found=node.kind)
 
 
 def count_scale(graph: Graph, node: ir.LIF, source: Node, target: Target, bias: float = 0.0) -> CountScale:
@@ -98,7 +100,7 @@ def count_scale(graph: Graph, node: ir.LIF, source: Node, target: Target, bias: 
         CapabilityError: a reset or thresholds that counts have no exact form for.
         QuantizeError: the largest counts leave no room for a threshold.
     """
-    T, factor = graph.timesteps, float(getattr(source, "scale", 1.0))
+    T, factor = node.steps or graph.timesteps, float(getattr(source, "scale", 1.0))
     if not isinstance(node.threshold, float | int) or node.reset != "hard":
         what = "one threshold and a hard reset are needed behind attention"
         raise CapabilityError(what, where=node.origin or node.name, found=node.reset)
@@ -187,7 +189,7 @@ def unit_current(
     h = int(min(HEADROOM * room / max(peak, 1e-30) * real, target.threshold_room) - 1)
     if h < 1:
         raise QuantizeError("currents do not fit the state", where=node.origin or node.name, found=peak, limit=room)
-    S = (h + (0.0 if node.strict else grid(graph.timesteps))) / real
+    S = (h + (0.0 if node.strict else grid(node.steps or graph.timesteps))) / real
     by_weight = HOST_WEIGHT_MAX / max(S * float(np.abs(weight).max()), 1e-30)
     by_bias = (HOST_BIAS_MAX >> UNIT_BITS) / max(S * float(np.abs(bias).max()), 1.0)
     shift = max(0, int(np.floor(np.log2(min(by_weight, by_bias)))))

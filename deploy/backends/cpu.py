@@ -145,7 +145,9 @@ class _Part:
         T = self.plan.layout.timesteps
         if node.coding == "direct":
             return self.plan.layout.to_wall(np.broadcast_to(x[samples], (T, *samples.shape, *node.shape)))
-        return self.plan.layout.to_wall(x[:, samples])
+        whole = np.zeros((T, *x.shape[1:]), x.dtype)  # a shorter sequence, then nothing
+        whole[: len(x)] = x
+        return self.plan.layout.to_wall(whole[:, samples])
 
     def _count(self, node: Node, offset: int, flags: Array) -> None:
         """Add up messages in logical time."""
@@ -183,6 +185,11 @@ class _Part:
                 a = self._currents(node, sent, held, w, min(w + block, layout.steps), dtype)
             if node.reset_interval and w % node.reset_interval == node.reset_phase:
                 u, v, fired = zero, zero, None
+            if node.steps and (w - node.reset_phase) % node.reset_interval >= node.steps:
+                u, v, fired = zero, zero, None
+                for wall in (spikes, *kept.values()):
+                    wall[w] = 0
+                continue
             sample = min(w // layout.timesteps, layout.length)
             b = bias[min(sample, len(bias) - 1)]
             u, v, spikes[w] = fx.lif_step(

@@ -136,8 +136,9 @@ def _check_inputs(graph: Graph, inputs: Mapping[str, Array]) -> int:
     batches = set()
     for node in nodes:
         x, sequence = inputs[node.name], node.coding != "direct"
-        limit = (*((graph.timesteps,) if sequence else ()), "batch", *node.shape)
-        if x.ndim != len(limit) or x.shape[1 + sequence :] != node.shape or (sequence and len(x) != graph.timesteps):
+        steps = node.steps or graph.timesteps
+        limit = (*((steps,) if sequence else ()), "batch", *node.shape)
+        if x.ndim != len(limit) or x.shape[1 + sequence :] != node.shape or (sequence and len(x) != steps):
             raise InputError("wrong input shape", where=node.name, found=x.shape, limit=limit)
         if x.dtype.kind not in "biu":
             raise InputError("the simulator takes integers", where=node.name, found=x.dtype)
@@ -188,6 +189,8 @@ def _check_neurons(node: FixedLIF) -> None:
     """Constants of a population that the arithmetic takes as they are."""
     if node.bias_exp < 0:
         raise CapabilityError("negative bias exponent", where=node.name, found=node.bias_exp, limit=0)
+    if node.steps and not node.reset_interval:
+        raise InputError("a window that ends, and none that begins", where=node.name, found="reset_interval 0")
     if node.reset not in fx.RESETS:
         raise CapabilityError("unknown reset", where=node.name, found=node.reset, limit=", ".join(fx.RESETS))
     top = fx.state_limit(node.state_bits) - 1

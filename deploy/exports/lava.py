@@ -5,7 +5,7 @@ them (``network.py``, ``tables.py``, ``recorder/``; see its README.txt)::
 
     FixedConv2d, FixedLinear   Sparse, or DelaySparse where delay > 0, one for each exponent of its weights
     FixedLIF                   LIFReset(reset_offset = reset_phase + 1: Lava counts steps from 1), or LIF; where the
-                               reset subtracts, a Process of the export itself (``neurons/``)
+                               reset subtracts or a window ends early, a Process of the export itself (``neurons/``)
     HeldCurrent, FixedInput    RingBuffer over wall-clock time, into a_in and s_in
     Product                    a Process of the export itself (``products/``), into a_in and s_in
     FixedReadout               a recorder; the host sums each window
@@ -123,7 +123,15 @@ class _Arrays:
 
 def _input(graph: Graph, node: fixed.FixedInput) -> dict[str, Any]:
     played = any(isinstance(reader, fixed.Synapse) for reader in graph.readers[node.name])
-    return {"coding": node.coding, "low": node.low, "high": node.high, "step": node.step, "played": played}
+    steps = node.steps or graph.timesteps
+    return {
+        "coding": node.coding,
+        "low": node.low,
+        "high": node.high,
+        "step": node.step,
+        "steps": steps,
+        "played": played,
+    }
 
 
 def _current(graph: Graph, node: fixed.HeldCurrent, arrays: _Arrays) -> dict[str, Any]:
@@ -165,6 +173,7 @@ def _population(graph: Graph, node: fixed.FixedLIF, arrays: _Arrays) -> dict[str
         "bias_exp": node.bias_exp,
         "reset_interval": node.reset_interval,
         "reset_offset": node.reset_phase + 1,
+        "steps": node.steps,
         "offset": node.offset,
         "guard": needs_guard(graph, node),
     }

@@ -83,6 +83,7 @@ def check_population(node: fixed.FixedLIF) -> None:
         ("bias exponent", node.bias_exp, 0 <= node.bias_exp <= 15, "0 to 15"),
         ("bias mantissa", _span(mant), -BIAS_MANT_LIMIT <= mant.min() <= mant.max() < BIAS_MANT_LIMIT, "16 bits"),
         ("reset interval", node.reset_interval, node.reset_interval >= 0, "not negative"),
+        ("end of a window", node.steps, not node.steps or 0 < node.steps < node.reset_interval, "before the next one"),
     )
     for what, found, fine, limit in rules:
         if not fine:

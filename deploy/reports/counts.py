@@ -89,8 +89,10 @@ def count(
 
 
 def _in_time(graph: Graph, name: str, array: Array) -> Array:
-    """A direct input as the sequence that it is."""
+    """A direct input as the sequence that it is, a shorter sequence with the silence behind it."""
     node = graph[name]
+    if isinstance(node, FixedInput) and node.coding != "direct" and len(array) == node.steps:
+        return np.concatenate([array, np.zeros((graph.timesteps - len(array), *array.shape[1:]), array.dtype)])
     if isinstance(node, FixedInput) and node.coding == "direct" and array.ndim == 1 + len(node.shape):
         return np.broadcast_to(array, (graph.timesteps, *array.shape))
     return array

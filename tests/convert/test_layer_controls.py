@@ -37,7 +37,7 @@ def test_every_layer_is_tried_and_noticed() -> None:
     graph = network()
     layers = [n.name for n in graph if isinstance(n, ir.Conv2d | ir.Linear)]
     x = inputs_for(graph, 2, batch=7)
-    for force in (None, random_spikes(interpret(graph, x).spikes, 0)):
+    for force in (None, random_spikes(graph, interpret(graph, x).spikes, 0)):
         check = judged(graph, x, force)
         assert set(check.controls) == {layer + WHAT for layer in layers}
         assert (check.planted, check.idle) == (len(layers), ())
@@ -61,7 +61,7 @@ def test_a_layer_that_receives_nothing_is_idle_and_its_neighbours_are_not() -> N
     check = judged(graph, x)
     assert check.idle == ("c2" + WHAT,)
     assert check.planted == len(check.controls) + 1
-    driven = judged(graph, x, random_spikes(interpret(graph, x).spikes, 0))
+    driven = judged(graph, x, random_spikes(graph, interpret(graph, x).spikes, 0))
     assert not driven.idle
 
 

@@ -3,8 +3,8 @@
 python network.py INPUTS.npz OUT_DIR [--record all|spikes|none]      (README.txt describes the files)
 
 All synapses, sources and populations are stock Lava Processes in their ``fixed_pt`` models, except populations whose
-reset subtracts; these and products of activity are Processes of this folder. Features are flattened in
-(channel, height, width) order. Samples follow each other every ``timesteps`` wall-clock steps.
+reset subtracts or whose window ends early; these and products of activity are Processes of this folder. Features are
+flattened in (channel, height, width) order. Samples follow each other every ``timesteps`` wall-clock steps.
 """
 
 import argparse
@@ -136,17 +136,17 @@ class Network:
             self.listen(row, neuron)
 
     def neurons(self, row, size):
-        """Return a LIFReset, or a LIF where nothing is ever reset, or a SubtractLIF where a spike subtracts."""
+        """Return a LIFReset, a LIF where nothing is ever reset, or a WindowLIF where stock neurons do not suffice."""
         from lava.proc.lif.process import LIF, LIFReset
-        from neurons.process import SubtractLIF
+        from neurons.process import WindowLIF
 
         mantissa, exponent = self.bias(row, size)
         options = {"shape": (size,), "du": row["decay_u"], "dv": row["decay_v"], "vth": self.constant(row["threshold"])}
         options.update(bias_mant=mantissa, bias_exp=exponent)
         windows = {name: row[name] for name in ("reset_interval", "reset_offset")}
-        if row["reset"] != "hard":
-            options.update(subtract=self.constant(row["subtract"]), delayed=row["reset"] == "subtract_delayed")
-            return SubtractLIF(**options, **windows)
+        if row["reset"] != "hard" or row["steps"]:
+            options.update(subtract=self.constant(row["subtract"]), reset=row["reset"], steps=row["steps"])
+            return WindowLIF(**options, **windows)
         return LIFReset(**options, **windows) if row["reset_interval"] else LIF(**options)
 
     def constant(self, value):
@@ -171,7 +171,7 @@ class Network:
         from recorder.process import Guard
 
         file = self.out / f"population_{row['index']:03d}_guard.npy"
-        constants = {name: row[name] for name in ("decay_u", "reset_interval", "reset_offset")}
+        constants = {name: row[name] for name in ("decay_u", "reset_interval", "reset_offset", "steps")}
         guard = self.add(Guard(shape=(size,), file=str(file), **constants))
         for port in ports:
             port.connect(guard.data)

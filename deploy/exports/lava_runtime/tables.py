@@ -31,16 +31,16 @@ def check_inputs(tables, inputs):
     Raises:
         NetworkError: missing, misshapen, not integers, or out of range.
     """
-    timesteps, checked, samples = tables["timesteps"], {}, set()
+    checked, samples = {}, set()
     for row in tables["inputs"]:
         name, shape = row["name"], tuple(row["shape"])
         if name not in inputs:
             raise NetworkError(f"input {name} is missing; there are: {', '.join(inputs) or 'none'}")
         x = np.asarray(inputs[name])
         lead = x.shape[: x.ndim - len(shape)]
-        right = len(lead) == 1 if row["coding"] == "direct" else len(lead) == 2 and lead[0] == timesteps
+        right = len(lead) == 1 if row["coding"] == "direct" else len(lead) == 2 and lead[0] == row["steps"]
         if not right or x.shape[len(lead) :] != shape:
-            wanted = "samples" if row["coding"] == "direct" else f"{timesteps}, samples"
+            wanted = "samples" if row["coding"] == "direct" else f"{row['steps']}, samples"
             raise NetworkError(f"input {name} has shape {x.shape}, not ({wanted}, {', '.join(map(str, shape))})")
         if not np.issubdtype(x.dtype, np.integer):
             raise NetworkError(f"input {name} is {x.dtype}; give integers, round(value / {row['step']})")
@@ -54,13 +54,19 @@ def check_inputs(tables, inputs):
 
 
 def wall_clock(x, row, timesteps, steps):
-    """Return an input or held current as (n, steps): samples back to back, then zeros."""
-    if row.get("coding", "direct") == "direct":
-        stream = np.repeat(x.reshape(len(x), -1), timesteps, axis=0)
+    """Return an input or held current as (n, steps): samples back to back, then zeros.
+
+    A sequence that is shorter than ``timesteps`` is followed by zeros before the next sample begins.
+    """
+    direct = row.get("coding", "direct") == "direct"
+    samples = len(x) if direct else x.shape[1]
+    whole = np.zeros((samples, timesteps, x.size // (len(x) if direct else samples * len(x))), dtype=np.int32)
+    if direct:
+        whole[:] = x.reshape(samples, 1, -1)
     else:
-        stream = x.swapaxes(0, 1).reshape(x.shape[0] * x.shape[1], -1)
-    padded = np.zeros((stream.shape[1], steps), dtype=np.int32)
-    padded[:, : len(stream)] = stream.T
+        whole[:, : len(x)] = x.swapaxes(0, 1).reshape(samples, len(x), -1)
+    padded = np.zeros((whole.shape[2], steps), dtype=np.int32)
+    padded[:, : samples * timesteps] = whole.reshape(samples * timesteps, -1).T
     return padded
 
 

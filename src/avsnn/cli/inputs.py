@@ -59,7 +59,7 @@ class Labelled:
         rng = np.random.default_rng(0)
         inputs = {}
         for node in graph.of(FixedInput):
-            lead = (samples,) if node.coding == "direct" else (graph.timesteps, samples)
+            lead = (samples,) if node.coding == "direct" else (node.steps or graph.timesteps, samples)
             inputs[node.name] = rng.integers(node.low, node.high + 1, size=(*lead, *node.shape)) * node.step
         return cls(name="generated inputs", inputs=inputs, labels=np.zeros(samples, dtype=np.int64))
 

@@ -89,10 +89,13 @@ class PyGuardModel(PyLoihiProcessModel):
         """Receive once per step, as every port must."""
         given, received = self.proc_params, self.data.recv().astype(np.int64)
         interval = given["reset_interval"]
-        if interval and self.time_step % interval == given["reset_offset"] % interval:
+        into = (self.time_step - given["reset_offset"]) % interval if interval else 1  # steps since the reset
+        if into == 0:
             self._u = 0
         kept = self._u * (4095 - given["decay_u"])
         self._u = np.sign(kept) * (np.abs(kept) >> 12) + (received << 6)
+        if given["steps"] and into >= given["steps"]:
+            self._u = 0 * received
         if self._largest is None:
             self._largest = np.lib.format.open_memmap(given["file"], mode="w+", dtype=np.int64, shape=(1,))
         self._largest[0] = max(self._largest[0], np.abs(self._u).max())

@@ -33,14 +33,15 @@ class Guard(AbstractProcess):
     """Integrate u of a population on its own, in int64, and keep its largest magnitude in ``file``.
 
     ``u = tz(u (4095 - decay_u)) + (data << 6)`` where tz divides by 4096 toward zero; u = 0 before the steps
-    (counted from 1) with ``step % reset_interval == reset_offset % reset_interval``.
+    (counted from 1) with ``step % reset_interval == reset_offset % reset_interval``, and in those in which it rests.
 
     Args:
         shape: of the population, (n,).
-        decay_u, reset_interval, reset_offset: of the population; interval 0 never resets.
+        decay_u, reset_interval, reset_offset, steps: of the population; interval 0 never resets, 0 steps never rest.
         file: .npy file to write, int64 (1,).
     """
 
-    def __init__(self, *, shape, decay_u, reset_interval, reset_offset, file):
-        super().__init__(decay_u=decay_u, reset_interval=reset_interval, reset_offset=reset_offset, file=file)
+    def __init__(self, *, shape, decay_u, reset_interval, reset_offset, steps, file):
+        times = {"reset_interval": reset_interval, "reset_offset": reset_offset, "steps": steps}
+        super().__init__(decay_u=decay_u, **times, file=file)
         self.data = InPort(shape=shape)
