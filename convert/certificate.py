@@ -17,9 +17,9 @@ from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.activity import Activity
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
-from avsnn.convert.overflow_search import CounterExample, find, reached
+from avsnn.convert.overflow_search import find, reached
 from avsnn.convert.state_bounds import Bounds, bounds, room
-from avsnn.errors import VerifyError
+from avsnn.errors import CertificateError
 
 MESSAGE_BITS = 31  # of a sum on its way to a 24-bit neuron: int32 in Lava and in the simulator
 FLOAT_BITS = 53  # and to wider ones, which only exact floats reach
@@ -75,23 +75,6 @@ class Row:
         return {"name": self.name, "kind": self.kind, "verdict": self.verdict, "margins": margins}
 
 
-class CertificateError(VerifyError):
-    """Some input overflows the integers; ``example`` holds it."""
-
-    def __init__(self, example: CounterExample) -> None:
-        error, self.example = example.error, example
-        known = "an input of the network" if example.inputs is not None else "spikes of its sources"
-        super().__init__(
-            f"{known} can push {error.quantity} out of the state",
-            where=error.where,
-            expected=f"at most {error.limit}",
-            found=error.found,
-            step=error.step,
-            neuron=error.neuron,
-            remedy="fewer weight bits, or a smaller scale, threshold or bias for this layer",
-        )
-
-
 def certify(graph: Graph, data: Mapping[str, Array], *, seed: int = 0) -> tuple[Row, ...]:
     """Bound every node, and search for an overflow wherever the bound does not prove that there is none.
 
@@ -117,7 +100,8 @@ def certify(graph: Graph, data: Mapping[str, Array], *, seed: int = 0) -> tuple[
         if isinstance(node, fixed.FixedLIF) and row.verdict != PROVED:
             example = find(graph, node, found, data, seed)
             if example is not None:
-                raise CertificateError(example)
+                source = "an input of the network" if example.inputs is not None else "spikes of its sources"
+                raise CertificateError(example.error, source=source, example=example)
     return tuple(rows)
 
 

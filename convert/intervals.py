@@ -41,6 +41,11 @@ class Interval:
         """The largest magnitude."""
         return max(int(self.high.max(initial=0)), -int(self.low.min(initial=0)), 0)
 
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The smallest and the largest number of any neuron."""
+        return int(self.low.min(initial=0)), int(self.high.max(initial=0))
+
     def __add__(self, other: Interval) -> Interval:
         return Interval(low=self.low + other.low, high=self.high + other.high)
 

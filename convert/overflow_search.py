@@ -40,12 +40,14 @@ class CounterExample:
 
     Attributes:
         error: names population, quantity, step, neuron, value and limit.
+        network: the graph that was searched.
         layer: the population alone, its sources as inputs (stage ``quantised``).
         spikes: of those sources over a window, integers of one sample.
         inputs: of the network, integers of one sample; None if only the layer alone was made to break.
     """
 
     error: DomainError
+    network: Graph
     layer: Graph
     spikes: Inputs
     inputs: Inputs | None
@@ -92,13 +94,13 @@ def find(graph: Graph, node: fixed.FixedLIF, bounds: Bounds, data: Inputs, seed:
         sent = found | {name: s.astype(np.int64) for name, s in _run(network, found).spikes.items()}
         spikes = {n.name: sent[n.name][: n.steps or None] for n in layer.of(fixed.FixedInput)}
         rest = {n.name: np.take(data[n.name], [0], axis=_axis(n)) for n in graph.of(fixed.FixedInput)}
-        return CounterExample(error=error, layer=layer, spikes=spikes, inputs=rest | found)
+        return CounterExample(error=error, network=graph, layer=layer, spikes=spikes, inputs=rest | found)
     choice = Choice(graph=layer, node=node, box={n.name: _sent(graph, n, bounds) for n in layer.of(fixed.FixedInput)})
     found = climb(choice, choice.join(*_driven(choice, graph, bounds)), seed)
     error = None if found is None else overflow(layer, found)
     if found is None or error is None:
         return None
-    return CounterExample(error=error, layer=layer, spikes=found, inputs=None)
+    return CounterExample(error=error, network=graph, layer=layer, spikes=found, inputs=None)
 
 
 def overflow(graph: Graph, x: Inputs) -> DomainError | None:

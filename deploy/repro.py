@@ -18,11 +18,14 @@ from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array
 from avsnn.convert.isolate import isolate
+from avsnn.convert.overflow_search import CounterExample
+from avsnn.convert.passes.schedule import schedule
 from avsnn.deploy.diff import Comparison, Difference, Side, compare
 from avsnn.deploy.run import Run
 from avsnn.errors import AvsnnError, InputError
 
 INPUTS = "inputs.npz"
+WHOLE = "network.npz"
 
 
 def write_repro(
@@ -71,6 +74,31 @@ def write_repro(
                 return Path(folder), found
             reason = "the layer alone agrees" if found.difference is None else f"it parts at {found.difference.place}"
         raise InputError(f"the layer alone does not show the difference ({reason})", where=difference.node)
+
+
+def write_counter_example(folder: str | Path, example: CounterExample, meta: Mapping[str, Any]) -> Path:
+    """Write an input that overflows one layer: ``a/``, the layer alone, and ``inputs.npz``, what its sources send.
+
+    ``network.npz`` is the input of the whole network that makes them send it, if one was found. ``avsnn-run FOLDER/a
+    --data FOLDER/inputs.npz`` then raises, and names the layer.
+
+    Raises:
+        InputError: the folder exists.
+    """
+    scheduled, _ = schedule(example.layer, delay_steps_max=None)
+    name = f"{example.error.where} of {meta.get('name', 'a network')}, overflowing"
+    layer = Bundle(
+        graphs={"quantised": example.layer, "scheduled": scheduled}, meta={**meta, "name": name, "labels": []}
+    )
+    files = {INPUTS: (example.layer, example.spikes)}
+    if example.inputs is not None:
+        files[WHOLE] = (example.network, example.inputs)
+    with staged(folder) as work:
+        layer.save(work / "a")
+        for file, (graph, integers) in files.items():
+            values = {n.name: integers[n.name] * n.step for n in graph.of(fixed.FixedInput)}
+            np.savez(work / file, **values)  # type: ignore[arg-type]  # numpy's stub mixes up its keywords
+    return Path(folder)
 
 
 def _small(side: Side, a: Side, name: str, which: str) -> Bundle:

@@ -154,24 +154,20 @@ def check_state(x: Integers, *, where: str, what: str = "u", place: str = "", st
         raise domain_error(x[index], where=where, what=what, place=place or f"index {index}", state_bits=state_bits)
 
 
-def first_saturated(
-    v: Integers,
-    spikes: Flags,
-    *,
-    state_bits: int = STATE_BITS,
-    reset: str = "hard",
-    subtract: int | Integers = 0,
-) -> tuple[int, ...] | None:
-    """Index of the first v that saturated in a step that counts, None if there is none; after `lif_step`.
+def kept(v: Integers, spikes: Flags, *, reset: str = "hard", subtract: int | Integers = 0) -> Integers:
+    """What `lif_step` returned as v, before a subtraction; a hard reset has forgotten it, and 0 stands there."""
+    return v + np.where(spikes, subtract, 0) if reset == "subtract" and spikes.any() else v
 
-    At ``+-(2^(state_bits - 1) - 1)`` nobody can tell where v would have been. A neuron that fires there and starts
-    again from 0 loses nothing; any other is outside the domain of exact arithmetic.
 
-    >>> first_saturated(np.array([5, -8388607]), np.array([False, False]))
+def first_saturated(v: Integers, *, state_bits: int = STATE_BITS) -> tuple[int, ...] | None:
+    """Index of the first v, as `kept` returns it, that is at ``+-(2^(state_bits - 1) - 1)``; None if there is none.
+
+    There nobody can tell where v would have been. A neuron that fires there and starts again from 0 loses nothing; any
+    other is outside the domain of exact arithmetic.
+
+    >>> first_saturated(np.array([5, -8388607]))
     (1,)
     """
-    if reset == "subtract" and spikes.any():
-        v = v + np.where(spikes, subtract, 0)
     top = state_limit(state_bits) - 1
     if v.size == 0 or (int(v.max()) < top and int(v.min()) > -top):
         return None

@@ -106,13 +106,14 @@ def lif_step(
     """
     bits = node.state_bits
     constants = (node.decay_u, node.decay_v, node.threshold_mant)
-    how: Any = {"state_bits": bits, "reset": node.reset, "subtract": node.subtract}
+    how: Any = {"reset": node.reset, "subtract": node.subtract}
     b = np.broadcast_to(b, v.shape)
     _inside(node, "bias", b, step, fixed_point.first_outside(b, state_bits=bits))
-    u, v, spikes = fixed_point.lif_step(u, v, a, b, *constants, fired=fired, **how)
+    u, v, spikes = fixed_point.lif_step(u, v, a, b, *constants, state_bits=bits, fired=fired, **how)
     _inside(node, "u", u, step, fixed_point.first_outside(u, state_bits=bits))
     if not node.saturates:
-        _inside(node, "v", v, step, fixed_point.first_saturated(v, spikes, **how))
+        held = fixed_point.kept(v, spikes, **how)
+        _inside(node, "v", held, step, fixed_point.first_saturated(held, state_bits=bits))
     return u, v, spikes
 
 

@@ -199,7 +199,8 @@ class _Part:
             if not proved:
                 self._check(node, "u", u, w, fx.first_outside(u, state_bits=node.state_bits))
             if not calm:
-                self._check(node, "v", v, w, fx.first_saturated(v, spikes[w], **how))
+                whole = fx.kept(v, spikes[w], reset=node.reset, subtract=subtract)
+                self._check(node, "v", whole, w, fx.first_saturated(whole, state_bits=node.state_bits))
             for key, value in zip(kept, (u, v), strict=False):
                 kept[key][w] = value
         for key, wall in kept.items():

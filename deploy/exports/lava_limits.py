@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 
+from avsnn.convert.intervals import Interval, of_held, of_input, of_sums
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
@@ -121,8 +122,9 @@ def check_readout(graph: Graph, node: fixed.FixedReadout) -> None:
 
 def message_bits(graph: Graph, source: Node) -> int:
     """0 for spikes; bits of the largest magnitude for integers."""
-    low, high = _range(graph, source)
-    return 0 if low == 0 and high <= 1 and not isinstance(source, fixed.Product) else max(-low, high).bit_length()
+    found = _range(graph, source)
+    spikes = found.low.min() == 0 and found.peak <= 1 and not isinstance(source, fixed.Product)
+    return 0 if spikes else found.peak.bit_length()
 
 
 def _arriving(graph: Graph, node: Node) -> int:
@@ -137,34 +139,19 @@ def _reach(graph: Graph, source: Node) -> int:
     """Largest magnitude that one source can send to any neuron."""
     match source:
         case fixed.HeldCurrent():
-            if source.port == "bias":
-                return 0
-            low, high = _range(graph, graph.by_name[source.inputs[0]])
-            down, up = _sums(source.weight.astype(np.int64), low, high)
-            bias = np.asarray(source.bias, dtype=np.int64)
-            largest = max(abs(int(down) + int(bias.min())), abs(int(up) + int(bias.max())))
-            return (largest >> source.shift) + 1
+            return 0 if source.port == "bias" else of_held(source, _range(graph, graph[source.inputs[0]])).peak
         case fixed.Synapse():
-            down, up = _sums(source.weight, *_range(graph, graph.by_name[source.inputs[0]]))
-            return max(abs(int(down)), abs(int(up)))
+            return of_sums(source, _range(graph, graph[source.inputs[0]])).peak
         case _:
-            low, high = _range(graph, source)
-            return max(-low, high)
+            return _range(graph, source).peak
 
 
-def _range(graph: Graph, source: Node) -> tuple[int, int]:
+def _range(graph: Graph, source: Node) -> Interval:
     """Smallest and largest message of a node; padding adds 0."""
     match source:
         case fixed.FixedInput():
-            return min(source.low, 0), max(source.high, 0)
+            return of_input(source)
         case fixed.Product():
             return message_range(graph, source)
         case _:
-            return 0, 1
-
-
-def _sums(weight: Array, low: int, high: int) -> tuple[Array, Array]:
-    """Lowest and highest weighted sum of any output."""
-    flat = weight.reshape(len(weight), -1)
-    down = np.minimum(flat * low, flat * high).sum(axis=1).min()
-    return down, np.maximum(flat * low, flat * high).sum(axis=1).max()
+            return Interval.of(source.shape, 0, 1)

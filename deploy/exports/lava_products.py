@@ -11,16 +11,20 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
+from avsnn.convert.intervals import Interval, of_product
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node, Shape
-from avsnn.convert.ir.products import UNIT_BITS
-from avsnn.errors import CapabilityError, InputError, QuantizeError
+from avsnn.errors import CapabilityError, DomainError, InputError, QuantizeError
 
 MESSAGE_LIMIT = 2**31
-SUM_LIMIT = 2**63
+KNOWN = (
+    fixed.FixedAttention,
+    fixed.FixedAttentionMap,
+    fixed.FixedMappedValues,
+    fixed.FixedProductOfSums,
+    fixed.FixedUnitCurrent,
+)
 UNIT_PROCESSES = {1: "UnitCurrent", 2: "PairedUnitCurrent"}
 
 
@@ -44,11 +48,9 @@ def product_row(graph: Graph, node: fixed.Product, store: Callable[[Array], str]
     if len(delays) != len(shapes) or min(delays) < 0 or node.offset < 0:
         found = f"delays {delays}, offset {node.offset}"
         raise InputError("a product needs one delay per input, none negative", where=node.name, found=found)
-    low, high = message_range(graph, node)
-    if max(-low, high) >= MESSAGE_LIMIT:
-        raise QuantizeError(
-            "products may leave 32 bits", where=node.name, found=max(-low, high), limit=MESSAGE_LIMIT - 1
-        )
+    peak = message_range(graph, node).peak
+    if peak >= MESSAGE_LIMIT:
+        raise QuantizeError("products may leave 32 bits", where=node.name, found=peak, limit=MESSAGE_LIMIT - 1)
     row: dict[str, Any] = {"kind": kind, "inputs": list(node.inputs), "sizes": dict(sizes)}
     row |= {"gain": int(node.gain), "delays": [int(delay) for delay in delays]}
     if isinstance(node, fixed.FixedUnitCurrent):
@@ -57,31 +59,19 @@ def product_row(graph: Graph, node: fixed.Product, store: Callable[[Array], str]
     return row | {"window": window, "start": node.offset if node.windowed else 0}
 
 
-def message_range(graph: Graph, node: fixed.Product) -> tuple[int, int]:
-    """Smallest and largest integer that a product of spikes can send.
+def message_range(graph: Graph, node: fixed.Product) -> Interval:
+    """Smallest and largest integers that a product of spikes can send.
 
     Raises:
         CapabilityError: a product that this module does not know.
         QuantizeError: sums on the way to them may leave 64 bits.
     """
-    first = graph.sources(node)[0].shape
-    match node:
-        case fixed.FixedAttention():
-            terms = graph.timesteps if node.windowed else _tokens(graph.sources(node)[1].shape)
-            most = first[0] // node.heads * terms
-        case fixed.FixedAttentionMap():
-            most = first[0] // node.heads
-        case fixed.FixedMappedValues():
-            most = first[-1]
-        case fixed.FixedProductOfSums():
-            most = _tokens(first) * graph.timesteps
-        case fixed.FixedUnitCurrent():
-            low, high = sorted(int(node.gain) * each for each in _current_range(node, _counts(graph, node)))
-            return min(0, low), max(0, high)
-        case _:
-            raise _unknown(node)
-    end = most * int(node.gain)
-    return min(0, end), max(0, end)
+    if not isinstance(node, KNOWN):
+        raise _unknown(node)
+    try:
+        return of_product(node, [Interval.of(source.shape, 0, 1) for source in graph.sources(node)], graph.timesteps)
+    except DomainError as error:
+        raise QuantizeError("sums may leave 64 bits", where=node.name, found=error.found, limit=error.limit) from error
 
 
 def _kind(node: fixed.Product, flat: list[tuple[int, int]]) -> tuple[str, Mapping[str, int], bool]:
@@ -118,39 +108,6 @@ def _unit_current(node: fixed.FixedUnitCurrent, flat: list[tuple[int, int]]) -> 
     counts = sum(length // each for length, each in zip(lengths, summed, strict=False))
     fits = fits and node.weight.shape == (out, counts) and node.bias.shape == (out,)
     return UNIT_PROCESSES[len(flat)], {"lengths": lengths, "summed": summed, "shift": node.shift}, fits
-
-
-def _counts(graph: Graph, node: fixed.FixedUnitCurrent) -> list[int]:
-    """How many counts each population gives."""
-    shapes = [source.shape for source in graph.sources(node)]
-    return [shape[0] if over else math.prod(shape) for shape, over in zip(shapes, node.pooled, strict=True)]
-
-
-def _current_range(node: fixed.FixedUnitCurrent, counts: list[int]) -> tuple[int, int]:
-    """Bounds of the current before its gain: ``w e <= |max(w, 0)| |e|``, as counts are never negative.
-
-    e is rounded to whole numbers, so ``|e| <= 2^15 + sqrt(n) / 2`` for n counts.
-    """
-    weight = node.weight.astype(np.int64)
-    bias = [int(each) for each in node.bias]
-    sums = np.abs(weight).astype(np.float64).sum(axis=1).max(initial=0.0) * 2**UNIT_BITS
-    if sums + max(map(abs, bias)) + 2.0**node.shift >= SUM_LIMIT:
-        raise QuantizeError("sums may leave 64 bits", where=node.name, found=f"{sums:.3g}", limit="2^63 - 1")
-    up, down = list(bias), list(bias)
-    start = 0
-    for count in counts:
-        longest = (1 << UNIT_BITS) + math.isqrt(count) + 1
-        part = weight[:, start : start + count].astype(np.float64)
-        up = [b + length * longest for b, length in zip(up, _lengths(np.maximum(part, 0)), strict=True)]
-        down = [b - length * longest for b, length in zip(down, _lengths(np.minimum(part, 0)), strict=True)]
-        start += count
-    half = (1 << node.shift) >> 1
-    return (min(down) + half) >> node.shift, (max(up) + half) >> node.shift
-
-
-def _lengths(rows: Array) -> list[int]:
-    """Euclidean lengths, rounded up, and more than a float can be wrong."""
-    return [int(length * (1 + 1e-12)) + 1 for length in np.sqrt((rows**2).sum(axis=1))]
 
 
 def _tokens(shape: Shape) -> int:

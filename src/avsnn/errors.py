@@ -120,3 +120,19 @@ class VerifyError(AvsnnError):
 def stop(error: AvsnnError) -> None:
     """Raise ``error``: what a step does with the first one, unless its caller collects all of them."""
     raise error
+
+
+class CertificateError(VerifyError):
+    """Some input overflows the integers of a network; ``example`` holds it (`avsnn.convert.overflow_search`)."""
+
+    def __init__(self, overflow: DomainError, *, source: str, example: object) -> None:
+        self.example = example
+        super().__init__(
+            f"{source} can push {overflow.quantity} out of the state",
+            where=overflow.where,
+            expected=f"at most {overflow.limit}",
+            found=overflow.found,
+            step=overflow.step,
+            neuron=overflow.neuron,
+            remedy="fewer weight bits, or a smaller scale, threshold or bias for this layer",
+        )

@@ -90,7 +90,9 @@ def structure(graph: Graph) -> set[str]:
     for node in graph:
         if isinstance(node, fixed.Synapse):
             found |= (
-                {node.sign_mode} | ({"delay"} if node.delay else set()) | ({"exponent"} if node.weight_exp else set())
+                {node.sign_mode}
+                | ({"delay"} if node.delay else set())
+                | ({"exponent"} if np.any(node.weight_exp) else set())
             )
         elif isinstance(node, fixed.Product):
             found |= {"delay in a product"} if any(node.delays) else set()

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avsnn.convert import overflow_search, state_bounds
-from avsnn.convert.certificate import CertificateError, Row, certify, with_seen
+from avsnn.convert.certificate import Row, certify, with_seen
 from avsnn.convert.intervals import Interval, of_product
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.fixed_interpreter import logical, product, to_integers
@@ -26,7 +26,7 @@ from avsnn.convert.passes.integer_formats import Target
 from avsnn.convert.passes.quantise import quantise
 from avsnn.convert.pipeline import FOLDS
 from avsnn.convert.state_bounds import bounds, room
-from avsnn.errors import DomainError, InputError, QuantizeError
+from avsnn.errors import CertificateError, DomainError, InputError, QuantizeError
 from avsnn.hw_profiles import fixed_point as fx
 from avsnn.hw_profiles.profile import load_profile
 from tests.random_graphs import draw
@@ -238,6 +238,7 @@ def test_a_planted_overflow_is_always_rejected_with_an_input_that_breaks_it(kind
         with pytest.raises(CertificateError) as stopped:
             certify(wrong, data)
         error, example = stopped.value, stopped.value.example
+        assert isinstance(example, overflow_search.CounterExample)
         assert (error.where, error.exit_code) == (node.name, 1)
         assert error.step is not None and error.neuron is not None  # noqa: PT018
         alone = overflow(example.layer, example.spikes)

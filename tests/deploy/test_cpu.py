@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from avsnn.convert.ir.fixed_interpreter import wall_clock
 from avsnn.convert.ir.fixed_nodes import FixedConv2d, FixedInput, FixedLIF, FixedLinear, FixedReadout, HeldCurrent
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
 from avsnn.deploy.backends.cpu import simulate
 from avsnn.errors import CapabilityError, DomainError, InputError
+from avsnn.hw_profiles.fixed_point import RESETS
 
 Rng = np.random.Generator
 
@@ -332,6 +334,39 @@ def test_a_current_that_leaves_24_bits_names_population_sample_step_and_neuron()
         DomainError, match=r"one: u leaves the 24-bit state at sample 3, step 2, neuron \(5,\), found 8388608"
     ):
         simulate(bad, {"flow": x})
+
+
+def loaded(reset: str, decay_v: int, each: int, threshold: int = 1000) -> Graph:
+    """One neuron behind one input of weight ``each``."""
+    flow = FixedInput(name="flow", shape=(1,), coding="sequence", low=-1, high=1, step=1.0)
+    wire = FixedLinear(name="wire", inputs=("flow",), shape=(1,), weight_mant=np.array([[each]]))
+    cell = FixedLIF(
+        name="cell", inputs=("wire",), shape=(1,), threshold_mant=threshold, decay_v=decay_v, reset=reset,
+        bias_mant=np.zeros(1, np.int64), subtract=threshold << 6, offset=1, reset_interval=4, reset_phase=1,
+    )  # fmt: skip
+    return Graph(nodes=(flow, wire, cell), outputs=("cell",), timesteps=4, stage="scheduled")
+
+
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("decay_v", [0, 205])
+def test_a_state_that_saturates_is_named_by_both_unless_a_reset_forgets_it(reset: str, sign: int, decay_v: int) -> None:
+    x = np.full((4, 2, 1), sign)
+    x[:, 0] = 0
+    heavy = loaded(reset, decay_v, 60_000)
+    if sign > 0 and reset == "hard":
+        assert simulate(heavy, {"flow": x}).outputs["cell"].tolist() == [[0], [4]]
+        return
+    for run in (simulate, wall_clock):
+        with pytest.raises(DomainError) as left:
+            run(heavy, {"flow": x})
+        error = left.value
+        assert (error.where, error.quantity, error.neuron) == ("cell", "v", (0,))
+        assert (error.found, error.limit) == (sign * (2**23 - 1), 2**23 - 2)
+        assert error.step == (2 if run is simulate else 4 + 1 + 2)
+    allowed = heavy.with_nodes(replace(n, saturates=True) if isinstance(n, FixedLIF) else n for n in heavy)
+    found, expected = simulate(allowed, {"flow": x}, record="all"), wall_clock(allowed, {"flow": x})
+    assert np.array_equal(found.states["cell"]["v"], expected.states["cell"]["v"])
 
 
 def test_a_bias_that_leaves_24_bits_is_named() -> None:

@@ -70,13 +70,13 @@ def test_only_windows_wait_for_a_start() -> None:
 def test_bounds_are_reached_and_not_passed(node: fixed.Product) -> None:
     whole = graph(node)
     ones = [np.ones((STEPS, 1, *source.shape), dtype=np.int64) for source in whole.sources(node)]
-    assert message_range(whole, node) == (0, product(node, *ones).max())
-    assert message_range(whole, replace(node, gain=-3)) == (-product(node, *ones).max(), 0)
+    assert message_range(whole, node).ends == (0, product(node, *ones).max())
+    assert message_range(whole, replace(node, gain=-3)).ends == (-product(node, *ones).max(), 0)
 
 
 @pytest.mark.parametrize("node", EVERY)
 def test_messages_fit_32_bits_or_are_refused(node: fixed.Product) -> None:
-    each = message_range(graph(node), node)[1] // 3
+    each = message_range(graph(node), node).ends[1] // 3
     fitting = (2**31 - 1) // each
     assert row_of(replace(node, gain=fitting))["gain"] == fitting
     with pytest.raises(QuantizeError) as caught:

@@ -246,14 +246,14 @@ def test_rows_name_their_arrays() -> None:
 def test_currents_stay_in_their_range_and_can_come_near_its_end(seed: int, gain: int) -> None:
     rng, graph = np.random.default_rng(seed), with_unit(network(), gain=gain)
     node = unit_of(graph)
-    low, high = message_range(graph, node)
+    low, high = message_range(graph, node).ends
     spikes = [rng.random((T, 40, *graph[name].shape)) < rng.random((1, 40, *(1,) * len(graph[name].shape)))
               for name in node.inputs]  # fmt: skip
     found = product(node, *spikes)
     assert low <= found.min() <= found.max() <= high
     row = node.weight.sum(axis=1).argmax()
     only = replace(node, gain=1, weight=np.abs(node.weight[row : row + 1]), bias=np.zeros(1, int), shape=(1,))
-    top = message_range(graph, only)[1]
+    top = message_range(graph, only).ends[1]
     parts = np.split(only.weight[0] / np.abs(only.weight).max(), [2])  # counts in proportion to weights
     ideal = [np.rint(1000 * part) for part in parts]
     reached = sum(float(w @ z / np.linalg.norm(z)) for w, z in zip(np.split(only.weight[0], [2]), ideal, strict=True))
@@ -288,5 +288,5 @@ def test_a_population_that_the_current_could_overflow_is_watched() -> None:
     assert isinstance(reader, fixed.FixedLIF)
     for shift, watched in ((14, False), (13, True)):
         shifted = with_unit(graph, shift=shift)
-        assert (message_range(shifted, unit_of(shifted))[1] >= 2**17) is watched
+        assert (message_range(shifted, unit_of(shifted)).ends[1] >= 2**17) is watched
         assert needs_guard(shifted, reader) is watched

@@ -11,6 +11,8 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from avsnn.convert.bundle import Bundle, seal, staged, write_json
 from avsnn.convert.ir.fixed_interpreter import to_integers
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret
+from avsnn.convert.overflow_search import CounterExample
 from avsnn.convert.passes.lower_attention import NEURONS
 from avsnn.convert.pipeline import ATTENTION, convert
 from avsnn.convert.proof_data import Inputs
@@ -47,7 +50,8 @@ from avsnn.deploy.reports.counts import count
 from avsnn.deploy.reports.energy import MemoryWords, price
 from avsnn.deploy.reports.render import render_report
 from avsnn.deploy.reports.report import accuracy_table, build_report
-from avsnn.errors import InputError
+from avsnn.deploy.repro import INPUTS, write_counter_example
+from avsnn.errors import CertificateError, InputError
 from avsnn.hw_profiles.profile import load_profile
 
 GENERATED = 4  # random samples for populations that data leaves silent
@@ -74,6 +78,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--attention", choices=ATTENTION, default=ATTENTION[0], help=stock)
     most = f"neurons that --attention stock or small may add for one product (default {NEURONS})"
     parser.add_argument("--attention-neurons", type=int, default=NEURONS, metavar="N", help=most)
+    broken = (
+        "where to write an input that overflows the integers, if there is one: the layer alone, and what reaches it"
+    )
+    parser.add_argument("--counter-example", metavar="DIR", help=broken)
     parser.add_argument("--profiles", default="loihi2,loihi1,cmos45", help="profiles to price, comma separated")
     parser.add_argument("--seed", type=int, default=0, help="of generated inputs (default 0)")
     parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds that Lava may take")
@@ -98,6 +106,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("must not be negative", where="--seed", found=args.seed)
     if args.timesteps is not None and args.module is None:
         raise InputError("a checkpoint has its own steps", where="--timesteps", remedy="leave it out")
+    if args.counter_example and Path(args.counter_example).exists():
+        raise InputError("exists already", where=args.counter_example, remedy="name another folder")
     profile = load_profile(args.target)
     priced = [load_profile(name) for name in args.profiles.split(",") if name]
     use_lava = _use_lava(args.backend, profile.id)
@@ -107,19 +117,20 @@ def run(args: argparse.Namespace) -> int:
         data = _data(args, source, known)
         if args.module is None:  # else the inputs are not known before the module is traced
             _check(_graph(source), data, calibration, args)
-        bundle = convert(
-            source,
-            calibration,
-            target=args.target,
-            calibration=calibration,
-            timesteps=args.timesteps,
-            weight_bits=args.weight_bits,
-            start=args.start or "traced",
-            attention=args.attention,
-            attention_neurons=args.attention_neurons,
-            seed=args.seed,
-            progress=progress,
-        )
+        with _counter_example(args):
+            bundle = convert(
+                source,
+                calibration,
+                target=args.target,
+                calibration=calibration,
+                timesteps=args.timesteps,
+                weight_bits=args.weight_bits,
+                start=args.start or "traced",
+                attention=args.attention,
+                attention_neurons=args.attention_neurons,
+                seed=args.seed,
+                progress=progress,
+            )
         if args.module is not None:
             _check(bundle.graph("traced"), data, calibration, args)
         bundle.write(folder)
@@ -148,6 +159,22 @@ def run(args: argparse.Namespace) -> int:
         seal(folder, bundle.meta)
     _show(args, report, timing, use_lava, args.data or known.name)
     return 0
+
+
+@contextmanager
+def _counter_example(args: argparse.Namespace) -> Iterator[None]:
+    """Write the input that stopped a conversion by an overflow, if that is asked for."""
+    try:
+        yield
+    except CertificateError as error:
+        example = error.example
+        if args.counter_example and isinstance(example, CounterExample):
+            place = write_counter_example(
+                args.counter_example, example, {"name": Path(args.model).stem, "target": args.target}
+            )
+            again = f"avsnn-run {place / 'a'} --data {place / INPUTS} --backend reference"
+            print(f"An input that overflows is in {place}; see it with: {again}", file=sys.stderr)
+        raise
 
 
 def _source(args: argparse.Namespace) -> tuple[Any, Any, TrainedOn]:
