@@ -150,6 +150,14 @@ def frames() -> Graph:
     return net.graph(net.linear("y", net.add(ir.MeanTime, "time", "mean"), 3))
 
 
+def graded() -> Graph:
+    """Neurons without a leak that add numbers of both signs up for a window."""
+    net = Net(5, 6, (8,), coding="sequence", low=-1.0, high=1.0, step=1 / 127)
+    net.lif("a", net.linear("l1", "x", 6), decay=1.0, gain=1.0, reset="subtract")
+    net.lif("b", net.linear("l2", "a", 6))
+    return net.graph(net.linear("y", net.add(ir.MeanTime, "time", "b"), 3))
+
+
 def answered(net: Net, source: str) -> Graph:
     flat = net.add(ir.Flatten, "flat", source, (int(np.prod(net.shape(source))),))
     return net.graph(net.linear("y", net.add(ir.MeanTime, "time", flat), 3))
@@ -237,6 +245,7 @@ NETWORKS: dict[str, Callable[[], Graph]] = {
     "apart": apart,
     "tokens": tokens,
     "frames": frames,
+    "graded": graded,
     "space": lambda: products("space"),
     "time": lambda: products("time"),
     "map": lambda: products("map"),

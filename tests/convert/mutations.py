@@ -428,6 +428,10 @@ MUTATIONS: tuple[Mutation, ...] = (
         for reset, where in (("hard", "a"), ("subtract", "a"), ("subtract_delayed", "b"))
     ),
     Mutation(
+        rule="integer_formats.memory", what="v as though it forgot every step", network="graded",
+        how=instead(lambda *_a: 1.0), found="a: an input of the network can push v out of the state",
+    ),
+    Mutation(
         rule="integer_formats.reach", what="currents twice as large as expected", network="hard",
         how=after(lambda out, *_a: out / 2), found="c1: current does not fit",
     ),

@@ -83,7 +83,7 @@ def test_a_broken_rule_is_noticed(
     with pytest.raises(VerifyError) as stopped:
         convert(mutation.network)
     assert mutation.found
-    line = re.sub(r" sample \d+ step \d+ neuron \([\d, ]*\)", "", str(stopped.value), count=1)
+    line = re.sub(r"( sample \d+)? step \d+ neuron \([\d, ]*\)", "", str(stopped.value), count=1)
     assert line.startswith(mutation.found)
 
 
