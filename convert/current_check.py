@@ -45,7 +45,7 @@ def check_currents(
     """
     exact = {node.name: np.rint(np.asarray(inputs[node.name]) / node.step) * node.step for node in folded.of(ir.Input)}
     real, T = values(folded, exact, spikes), folded.timesteps  # float32 is off the grid of levels by more than rounding
-    scale_of = {scale.population: scale.scale for scale in scales}
+    scale_of = {scale.population: scale for scale in scales}
     sent: dict[str, Array] = {}
     compared = 0
     for node in quantised:
@@ -99,7 +99,7 @@ def _population(
     folded: Graph,
     quantised: Graph,
     node: fixed.FixedLIF,
-    S: float,
+    scale: Scale,
     sent: Mapping[str, Array],
     real: Mapping[str, Array],
 ) -> int:
@@ -107,7 +107,7 @@ def _population(
     neuron = folded[node.name]
     source = folded[neuron.inputs[0]]
     found = bias_of(node)[None, None] / 2.0**fixed.ACTIVATION_SHIFT
-    within = np.full(1, 0.5)  # of the bias
+    S, within = scale.scale, np.full(1, 0.5 * (1 << scale.shift))  # of the bias
     parts = quantised.sources(node)
     gain = sum(_gain(quantised, part) for part in parts)
     for part in parts:

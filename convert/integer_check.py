@@ -156,8 +156,20 @@ def _check_neuron(
     total = sum(per_channel(bias, rank) for bias in own.values())
     step = 2.0**fixed.ACTIVATION_SHIFT
     whole = node.bias_mant.astype(np.int64) << node.bias_exp
-    _near(node.name, "bias", whole, np.asarray(total) * scale.scale * step, step)
+    _near(node.name, "bias", whole, np.asarray(total) * scale.scale * step, step * 2.0**scale.shift)
+    _check_multiples(node, scale.shift, quantised)
     return checked + 1 + node.bias_mant.size
+
+
+def _check_multiples(node: fixed.FixedLIF, shift: int, quantised: Graph) -> None:
+    """Everything that v is made of is a multiple of ``2^shift`` activation units, as the tie rule says."""
+    parts = {"bias": bias_of(node) >> fixed.ACTIVATION_SHIFT}
+    parts |= {"amount to subtract": np.asarray(node.subtract) >> fixed.ACTIVATION_SHIFT}
+    parts |= {s.name: s.weight for s in quantised.sources(node) if shift and isinstance(s, fixed.Synapse)}
+    for what, values in parts.items():
+        off = values % (1 << shift)
+        if off.any():
+            raise VerifyError(f"{what} is off the grid of 2^{shift}", where=node.name, found=int(off[off != 0].flat[0]))
 
 
 def _check_threshold(node: fixed.FixedLIF, real: ir.LIF, scale: Scale) -> int:
@@ -220,8 +232,9 @@ def check_neurons(
         threshold = (np.asarray(node.threshold_mant) << FINE_BITS) + round(scale.tie * FINE)
         if not threshold.ndim:  # one threshold is not rounded
             threshold = np.rint(np.asarray(real.threshold) / real.gain * scale.scale * FINE).astype(np.int64)
-        check = _against_fractions(node, real, threshold, T, rng)
-        exact = _exact(node, T)
+        k = scale.shift
+        check = _against_fractions(node, real, threshold, T, rng, k)
+        exact = _exact(node, T) or k > 0
         if exact and check.mismatches:
             raise VerifyError(
                 f"the integer neuron differs from the exact one in {check.mismatches} of {check.windows} windows "
@@ -232,24 +245,25 @@ def check_neurons(
                 remedy="the tie rule (a threshold just above an integer) is missing or wrong",
             )
         naive = (np.asarray(node.threshold_mant) << FINE_BITS) + (1 if real.strict else 0)
-        if exact and not _against_fractions(node, real, naive, T, rng).mismatches and not real.strict:
+        if exact and not _against_fractions(node, real, naive, T, rng, k).mismatches and not real.strict:
             raise VerifyError("the neuron check did not notice a missing tie rule", where=node.name)
         checks.append(check)
     return tuple(checks)
 
 
 def _exact(node: fixed.FixedLIF, T: int) -> bool:
-    """Whether the decay loses nothing in a window, so that ties are exact (`avsnn.convert.passes.integer_formats`)."""
+    """Whether the decay loses nothing in a window of any integers, so that ties are exact."""
     if node.decay_v == 2048:
         return T - 1 <= FRACTION_BITS
     return node.decay_v == fixed.MEMORYLESS or (node.decay_v == 0 and (node.reset == "hard" or T <= FINE // 4))
 
 
-def _rest(t: int, T: int, h: int, rng: np.random.Generator) -> Array:
-    """Currents too small to fire that leave v, after halving, with a fraction of exactly ``2^-(T-1)``."""
+def _rest(t: int, T: int, h: int, goal: Array, rng: np.random.Generator) -> Array:
+    """Currents too small to fire whose sum, halved until the last step, has the fraction of ``goal / 2^(T-1)``."""
     unit = 1 << (T - 1 - t)
-    small = max(1, h // (4 * unit))
-    return rng.integers(-small, small + 1, size=TIED).astype(object) * unit + (1 if t == 0 else 0)
+    small = h // (4 * unit)
+    rest: Array = rng.integers(-small, small + 1, size=TIED).astype(object) * unit + (goal >> t) % 2
+    return rest
 
 
 def _chosen(node: fixed.FixedLIF, threshold: Array, rng: np.random.Generator) -> tuple[fixed.FixedLIF, Array, Array]:
@@ -264,13 +278,13 @@ def _chosen(node: fixed.FixedLIF, threshold: Array, rng: np.random.Generator) ->
 
 
 def _against_fractions(
-    node: fixed.FixedLIF, real: ir.LIF, threshold: Array, T: int, rng: np.random.Generator
+    node: fixed.FixedLIF, real: ir.LIF, threshold: Array, T: int, rng: np.random.Generator, shift: int
 ) -> NeuronCheck:
     """Membranes as Python integers over ``FINE 4096^t``: exact for every decay the chip has.
 
     threshold: of exact neurons like ``real``, in units of ``1 / FINE``, and what they subtract; broadcasts to the shape
-    of the population. Currents stay where neither u leaves its state nor v saturates, which a large threshold alone
-    could make them do.
+    of the population. Currents are multiples of ``2^shift``, and stay where neither u leaves its state nor v saturates,
+    which a large threshold alone could make them do.
     """
     single = real.reset == "hard" and not np.ndim(node.threshold_mant)
     node, chosen, top = _chosen(node, threshold, rng)
@@ -278,8 +292,11 @@ def _against_fractions(
     whole = (chosen >> fixed.ACTIVATION_SHIFT).astype(object)
     room = (1 << (node.state_bits - 1 - fixed.ACTIVATION_SHIFT)) - 1
     span = int(np.abs(whole).max())  # a current must be able to make up for the bias
-    high = np.minimum(2 * h + 1 + span, room)
-    low = -np.minimum(h + span, max(0, room // T - span - 1))
+    step, memory = 1 << shift, min(T, -(-4096 // max(1, node.decay_v)))  # steps that add up to what v can reach
+    high = np.minimum(2 * h + 1 + span, room) // step
+    low = -(np.minimum(h + span, max(0, room // memory - span - 1)) // step)
+    # what the membrane is a multiple of in the last step, and where among these the threshold is, or next to it
+    goal = (top[:TIED].astype(object) << (T - 1)) // (FINE * step) + rng.choice([-1, 0, 0, 1], size=TIED)
     exact = np.zeros(SEQUENCES, dtype=object)  # membrane times FINE 4096^t
     owed = 0 * exact
     u = v = np.zeros((SEQUENCES, 1), dtype=np.int64)
@@ -288,21 +305,24 @@ def _against_fractions(
     for t in range(T):
         one = FINE * 4096**t
         carried, limit = exact * keep - owed * 4096, top.astype(object) * 4096**t
-        near = (limit - carried) // one - whole + rng.integers(0, 2, size=SEQUENCES)  # just below, or on and above
+        one = one * step
+        near = (limit - carried) // one - whole // step + rng.integers(0, 2, size=SEQUENCES)  # below, or on and above
         aimed = (rng.random(SEQUENCES) < 0.5) & (near >= low) & (near <= high)
         current = np.where(aimed, near, rng.integers(low, high + 1).astype(object))
-        if t < T - 1:  # these windows reach the last step with the finest fraction there is, and are aimed there
-            rest = _rest(t, T, int(h.min()), rng) - whole[:TIED]
+        if t < T - 1:  # these windows reach the last step with the fraction of the threshold, and are aimed there
+            rest = _rest(t, T, int(h.min()) // step, goal, rng) - whole[:TIED] // step
             current[:TIED] = np.where((rest >= low[:TIED]) & (rest <= high[:TIED]), rest, current[:TIED])
         else:
             current[:TIED] = np.where((near >= low) & (near <= high), near, current)[:TIED]
         if real.reset != "hard":  # what a spike leaves adds up
-            lowest, highest = -(room * one + carried) // one + 1 - whole, (room * one - carried) // one - whole
-            current = np.maximum(lowest, np.minimum(highest, current))
-        exact = carried + (current + whole) * one
+            units = room // step
+            lowest, highest = -(units * one + carried) // one + 1, (units * one - carried) // one
+            current = np.maximum(lowest, np.minimum(highest, current + whole // step)) - whole // step
+        exact = carried + (current + whole // step) * one
         fires = (exact > limit if real.strict else exact >= limit).astype(bool)
         tied |= (exact == limit if single else abs(exact - limit) * 2 ** (T - 1) < one).astype(bool)
-        u, v, spikes = lif_step(node, u, v, current.astype(np.int64)[:, None], chosen[:, None], t, spikes)
+        a = (current * step).astype(np.int64)[:, None]
+        u, v, spikes = lif_step(node, u, v, a, chosen[:, None], t, spikes)
         differs |= spikes[:, 0] != fires
         match real.reset:
             case "hard":

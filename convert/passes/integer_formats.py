@@ -9,6 +9,11 @@ for every v on the grid: exact, ties included, without spending bias or currents
 fractional bits (it has 6, so T <= 7). A neuron that fires on ``>`` gets ``h`` itself. Decays other than 0, 1/2 and 1
 round in every step; there the neuron check counts what differs, and the report shows it.
 
+**Longer windows.** Currents, biases and what a reset subtracts that are multiples of ``2^k`` leave v on multiples of
+``2^(k - T + 1)``: with ``k = T - 7`` six fractional bits are enough again, and g is 2^-6 for any integer threshold.
+Weights are such multiples by their exponent (and by one bit where mantissas are even), at a scale that is larger by as
+much, so that they are rounded as before. Where exponents, threshold, bias or u have no room, neurons stay as they are.
+
 **Reset by subtraction.** The chip subtracts h, so that v stays on the grid, where the network subtracts ``h + g``. What
 the network has subtracted in excess is ``g sigma``, sigma the decayed count of its spikes: below 1, or 2 where the
 subtraction is a step late. It fires on ``v >= h + g (1 + sigma)``, which is ``v > h`` on the grid as long as
@@ -30,11 +35,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from avsnn.convert.ir import nodes as ir
+from avsnn.convert.ir.fixed_nodes import ACTIVATION_SHIFT
 from avsnn.convert.ir.node import Array, Node
 from avsnn.errors import QuantizeError
 from avsnn.hw_profiles.profile import Profile
 
 FRACTION_BITS = 6  # of v below one activation unit: how often a value can be halved exactly
+HALVING = 2048  # decay_v
 EXPONENTS = 4  # of one connection, at most: a fifth would serve weights below an eighth of the largest
 
 
@@ -52,6 +59,7 @@ class Target:
     state_bits: int
     even: bool
     synapse_formats: int = 1
+    bias_exp_max: int = 7
 
     @classmethod
     def of(cls, profile: Profile, *, weight_bits: int | None = None) -> Target:
@@ -68,11 +76,20 @@ class Target:
             state_bits=profile.need("state_bits"),
             even=profile.formats is not None and profile.formats.weight_sign_modes,
             synapse_formats=_synapse_formats(profile),
+            bias_exp_max=profile.need("bias_exp_max"),
         )
 
     def exponents(self, connections: int) -> int:
         """How many exponents each of the connections into one population may have."""
         return max(1, min(EXPONENTS, self.synapse_formats // connections))
+
+    def grain(self, weight: Array) -> int:
+        """What the mantissas of these weights are multiples of: 2 where signs are mixed and all are even."""
+        return _signs(weight, self)[1]
+
+    def bias_shift(self, shift: int) -> int:
+        """How far the exponent of a bias that is a multiple of ``2^shift`` activation units may rise above theirs."""
+        return max(0, min(shift, self.bias_exp_max - ACTIVATION_SHIFT))
 
     def rounding(self, weight: Array, exponents: int) -> float:
         """What `mantissas` does to currents: steps in units of the root mean square weight, summed over rows.
@@ -108,16 +125,17 @@ def _synapse_formats(profile: Profile) -> int:
     return 1 if "synapse_formats_per_core" in profile.limits.unknown else EXPONENTS * EXPONENTS
 
 
-def mantissas(weight: Array, target: Target, exponents: int = 1) -> tuple[Array, int | Array, str]:
+def mantissas(weight: Array, target: Target, exponents: int = 1, least: int = 0) -> tuple[Array, int | Array, str]:
     """(mantissas, exponent, sign mode) of real ``weight`` (out, ...) in integer units, nothing clipped.
 
     Mixed signs: even mantissas in [-2^bits, 2^bits - 2] (or all in [-2^(bits-1), 2^(bits-1) - 1] where the target
     keeps odd ones); one sign: magnitudes up to 2^bits - 1. The exponent is the smallest that fits; with several
-    ``exponents`` it is the smallest that fits each row, (out,), or a number again where all are alike.
+    ``exponents`` it is the smallest that fits each row, (out,), or a number again where all are alike. None is below
+    ``least``.
     """
     rows = weight.reshape(len(weight), -1)
     mode, grain = _signs(rows, target)
-    exps = _exponents(rows, target, exponents)
+    exps = np.maximum(_exponents(rows, target, exponents), least)
     mant = _rounded(rows, grain, exps)
     for exp in np.unique(exps)[:-1]:  # a finer step that rounds nothing differently needs no format of its own
         above, group = exps[exps > exp].min(), exps == exp
@@ -153,6 +171,15 @@ def _rounded(rows: Array, grain: int, exps: Array) -> Array:
     """Mantissas, multiples of ``grain``."""
     mant: Array = grain * np.rint(rows / (grain << exps)[:, None]).astype(np.int64)
     return mant
+
+
+def shift(timesteps: int, decay_v: int) -> int:
+    """k: v keeps every tie of a window whose currents are multiples of ``2^k``; 0 where nothing is halved.
+
+    >>> shift(7, 2048), shift(16, 2048), shift(16, 4096)
+    (0, 9, 0)
+    """
+    return max(0, timesteps - 1 - FRACTION_BITS) if decay_v == HALVING else 0
 
 
 def grid(timesteps: int) -> float:

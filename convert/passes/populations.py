@@ -35,11 +35,13 @@ class Candidate:
         nodes: in order of evaluation.
         scale: S, integer units per 1.0 of current.
         disagreement: share of calibration spikes that differ from the folded graph's.
+        shift: k, all currents being multiples of ``2^k``.
     """
 
     nodes: tuple[Node, ...]
     scale: float
     disagreement: float
+    shift: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +66,11 @@ class Populations:
 
     def driven(self, node: ir.LIF, found: list[Term]) -> Candidate:
         """A population driven by spikes: the scale that disagrees least with the folded graph on calibration data."""
-        bias = total_bias(found)
-        candidates = [self._integers(node, found, bias, h) for h in self.thresholds(node).to_try(found, bias)]
+        bias, thresholds = total_bias(found), self.thresholds(node)
+        tried = thresholds.to_try(found, bias)
+        shifted = thresholds.shifted(tried, found, bias)
+        k = thresholds.shift if shifted else 0
+        candidates = [self._integers(node, found, bias, h, k) for h in shifted or tried]
         return min(candidates, key=lambda c: (c.disagreement, -c.scale))
 
     def held(self, node: ir.LIF, found: list[Term]) -> Candidate:
@@ -120,16 +125,16 @@ class Populations:
         spikes = _walk(population, lambda t: a[t], self.graph.timesteps, a.shape[1:])
         return self._candidate(node, (current, population), S, spikes)
 
-    def synapses(self, found: list[Term], S: float) -> list[fixed.Synapse]:
+    def synapses(self, found: list[Term], S: float, least: int = 0) -> list[fixed.Synapse]:
         """Weighted sums as integer layers at scale S, all those of one population or read-out.
 
         Raises:
             QuantizeError: an exponent that fits no format.
         """
-        return [self._synapse(term, S, self.target.exponents(len(found))) for term in found]
+        return [self._synapse(term, S, self.target.exponents(len(found)), least) for term in found]
 
-    def _synapse(self, term: Term, S: float, exponents: int) -> fixed.Synapse:
-        mant, exp, mode = mantissas(term.weight * S, self.target, exponents)
+    def _synapse(self, term: Term, S: float, exponents: int, least: int) -> fixed.Synapse:
+        mant, exp, mode = mantissas(term.weight * S, self.target, exponents, least)
         top = int(np.max(exp))
         if top > self.target.weight_exp_max:
             raise QuantizeError("weight exponent", where=term.layer.origin, found=top, limit=self.target.weight_exp_max)
@@ -149,16 +154,18 @@ class Populations:
             **common, stride=layer.stride, padding=layer.padding, dilation=layer.dilation, groups=layer.groups
         )
 
-    def _integers(self, node: ir.LIF, found: list[Term], bias: Array, h: int) -> Candidate:
+    def _integers(self, node: ir.LIF, found: list[Term], bias: Array, h: int, k: int) -> Candidate:
         thresholds = self.thresholds(node)
         S = (h + thresholds.tie()) / float(np.max(thresholds.levels))
-        synapses = self.synapses(found, S)
-        names, whole = [s.name for s in synapses], np.rint(S * bias).astype(np.int64)
-        population = self._neuron(node, names, thresholds.rounded(S, h), whole)
+        synapses = self.synapses(found, S, thresholds.least(found, k))
+        names, whole = [s.name for s in synapses], np.rint(S * bias / 2.0**k).astype(np.int64) << k
+        population = self._neuron(node, names, thresholds.rounded(S, h), whole, self.target.bias_shift(k))
         spikes = self._spikes(population, synapses)
-        return self._candidate(node, (*synapses, population), S, spikes)
+        return replace(self._candidate(node, (*synapses, population), S, spikes), shift=k)
 
-    def _neuron(self, node: ir.LIF, inputs: list[str], h: int | Array, bias: Array) -> fixed.FixedLIF:
+    def _neuron(self, node: ir.LIF, inputs: list[str], h: int | Array, bias: Array, up: int = 0) -> fixed.FixedLIF:
+        """bias: activation units, multiples of ``2^up``, which its exponent takes."""
+        bias = bias >> up
         check_range(bias, self.target.bias_mant_bits, "bias mantissa", node)
         return fixed.FixedLIF(
             name=node.name,
@@ -168,7 +175,7 @@ class Populations:
             threshold_mant=h,
             decay_v=round(4096 * (1 - node.decay)),
             bias_mant=bias,
-            bias_exp=fixed.ACTIVATION_SHIFT,
+            bias_exp=fixed.ACTIVATION_SHIFT + up,
             reset=node.reset,
             subtract=0 if node.reset == "hard" else h << fixed.ACTIVATION_SHIFT,
             state_bits=self.target.state_bits,

@@ -40,6 +40,7 @@ class Scale:
         disagreement: share of calibration spikes of this population that differ from the folded graph's, inputs equal.
         threshold_error: largest rounding of a threshold, in integer units, where a population has several; else 0.
         decay_error: the integer decay, a multiple of 1/4096, minus the real one.
+        shift: k, where all currents are multiples of ``2^k`` so that windows of more than 7 steps keep their ties.
     """
 
     population: str
@@ -48,6 +49,7 @@ class Scale:
     disagreement: float = 0.0
     threshold_error: float = 0.0
     decay_error: float = 0.0
+    shift: int = 0
 
 
 def quantise(
@@ -220,6 +222,7 @@ class _Builder:
             disagreement=made.disagreement,
             threshold_error=off,
             decay_error=(fixed.MEMORYLESS - population.decay_v) / 4096 - node.decay,
+            shift=made.shift,
         )
 
     def _weighted(self, node: ir.LIF) -> Candidate:

@@ -14,7 +14,7 @@ from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.node import Array
 from avsnn.convert.passes.currents import Term
-from avsnn.convert.passes.integer_formats import Target, memory, tie
+from avsnn.convert.passes.integer_formats import Target, memory, shift, tie
 from avsnn.convert.passes.quantise_products import HEADROOM
 from avsnn.errors import QuantizeError
 
@@ -132,6 +132,47 @@ class Thresholds:
         spikes = all(t.levels == 1 for t in found)
         room = self._room(threshold, found, bias)
         return min(max(fine, coarse) if spikes else fine, room), min(coarse, room)
+
+    @property
+    def shift(self) -> int:
+        """k: what currents are to be multiples ``2^k`` of, so that ties are exact."""
+        return shift(self.timesteps, round(4096 * (1 - self.node.decay)))
+
+    def shifted(self, tried: list[int], found: list[Term], bias: Array) -> list[int]:
+        """Those of the thresholds that have room for it, so much higher that all currents can be multiples of ``2^k``.
+
+        Weights are rounded as before, or to 16 bits where they are wider. Empty where k is 0, or nothing has room.
+        """
+        several = isinstance(self.levels, np.ndarray) and self.node.reset != "hard"  # each would be rounded to 2^k
+        least = self.least(found, self.shift)
+        if not self.shift or several or least > self.target.weight_exp_max:
+            return []
+        largest = self._largest_shifted(found, bias)
+        for spare in range(max(0, self.target.weight_bits - HOST_WEIGHT_BITS) + 1):
+            higher = {self._shifted(h >> spare, least) for h in tried}
+            if fits := sorted((h for h in higher if 1 <= h <= largest), reverse=True):
+                return fits
+        return []
+
+    def _shifted(self, h: int, least: int) -> int:
+        """The largest threshold that has its scale from weights ``2^least`` times as large as at h."""
+        if self.node.reset != "hard":  # what is subtracted is a multiple of 2^k as well
+            return h << least >> self.shift << self.shift
+        rest = 0 if self.node.strict else 1
+        return ((h + rest) << least) - rest
+
+    def _largest_shifted(self, found: list[Term], bias: Array) -> int:
+        threshold, up = float(np.max(self.levels)), self.target.bias_shift(self.shift)
+        most = float(np.abs(bias).max())
+        return min(
+            self._largest_threshold(threshold, 0.0, most / 2.0**up, 1.0),
+            self._with_largest_exponent(threshold, Spread.of(found, 1).largest),
+            self._room(threshold, found, most),
+        )
+
+    def least(self, found: list[Term], k: int) -> int:
+        """The smallest exponent that makes all weights multiples of ``2^k``."""
+        return max(0, *(k - self.target.grain(t.weight) + 1 for t in found))
 
     def for_host(self, peak: float, numbers: tuple[Array, Array], spare: float) -> tuple[int, float, int]:
         """(integer threshold, S, fractional bits of the host's numbers) that leave ``spare`` above the largest current.

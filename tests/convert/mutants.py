@@ -255,6 +255,7 @@ NETWORKS: dict[str, Callable[[], Graph]] = {
     "hard": lambda: resets("hard"),
     "subtract": lambda: resets("subtract"),
     "subtract_delayed": lambda: resets("subtract_delayed"),
+    "long": lambda: spiking_graph(3, T=9, depth=2, coding="sequence"),
     "skips": skips,
     "silent": silent,
 }

@@ -410,6 +410,19 @@ MUTATIONS: tuple[Mutation, ...] = (
         found="y@d: weight",
     ),
     Mutation(
+        rule="integer_formats.shift", what="one bit too few for a long window", network="long",
+        how=after(lambda out, *_a: max(0, out - 1)), found="p0: the integer neuron differs from the exact",
+    ),
+    Mutation(
+        rule="integer_formats.shift", what="a bias between the bits of a long window", network="long",
+        at="populations.Populations._neuron", how=after(lambda out, *_a: replace(out, bias_mant=out.bias_mant + 1)),
+        found="p0: bias",
+    ),
+    Mutation(
+        rule="integer_formats.shift", what="weights between the bits of a long window", network="long",
+        at="thresholds.Thresholds.least", how=after(lambda out, *_a: max(0, out - 1)), found="p0: c0 is off the grid",
+    ),
+    Mutation(
         rule="integer_formats.grid", what="one halving forgotten", network="hard",
         how=after(lambda out, *_a: 2 * out), found="a: the integer neuron differs from the exact",
     ),

@@ -11,7 +11,7 @@ from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.fixed_interpreter import lif_step
 from avsnn.convert.ir.kernels import conv2d
-from avsnn.convert.passes.integer_formats import Target, check_range, grid, mantissas, reach
+from avsnn.convert.passes.integer_formats import Target, check_range, grid, mantissas, reach, shift
 from avsnn.errors import QuantizeError
 from avsnn.hw_profiles.formats import signed_core_grid
 from avsnn.hw_profiles.profile import load_profile
@@ -164,6 +164,21 @@ def test_the_tie_rule_is_exact_over_random_biases_and_thresholds(seed: int, T: i
     currents[-1, 1::4] = h - whole  # and meets the threshold with it in the last step
     wanted, found = exact_and_integer(currents.tolist(), whole, h, h + Fraction(grid(T)))
     assert wanted == found
+
+
+@given(SEEDS, st.integers(8, 16))
+def test_multiples_of_the_shift_keep_the_ties_of_long_windows(seed: int, T: int) -> None:
+    rng = np.random.default_rng(seed)
+    k = shift(T, 2048)
+    h, whole = int(rng.integers(8 << k, 60_000)), int(rng.integers(-3, 4)) << k
+    currents = rng.integers(-h >> k, (2 * h) >> k, size=(T, 40)) << k
+    goal = ((h << (T - 1)) >> k) + rng.integers(0, 2, size=40)  # at h, or the next thing a membrane can be
+    currents[:-1, ::2] = [((goal[::2] >> t & 1) << k) - whole for t in range(T - 1)]
+    currents[-1, ::2] = ((goal[::2] >> (T - 1)) << k) - whole
+    wanted, found = exact_and_integer(currents.tolist(), whole, h, h + Fraction(grid(T)))
+    assert wanted == found
+    assert any(wanted[-1][::2])
+    assert not all(wanted[-1][::2])
 
 
 def test_the_grid_halves_with_every_step_until_v_has_no_more_fractional_bits() -> None:

@@ -149,6 +149,54 @@ def test_thresholds_are_exact_at_any_length_of_the_window(T: int) -> None:
         assert node.threshold_mant + scale.tie == pytest.approx(real.threshold / real.gain * scale.scale, rel=1e-12)
 
 
+RESETS = ("hard", "subtract", "subtract_delayed")
+
+
+def long(T: int, reset: str, strict: bool = False) -> Graph:
+    graph = spiking_graph(3, T=T, depth=3, skips=((0, 2),), coding="sequence", strict=strict)
+    return replace(graph, nodes=tuple(replace(n, reset=reset) if isinstance(n, ir.LIF) else n for n in graph))
+
+
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize(("T", "target"), [(7, LOIHI2), (8, LOIHI2), (10, LOIHI2), (16, CPU)])
+def test_ties_of_long_windows_were_counted_where_k_more_bits_keep_them(T: int, target: Target, reset: str) -> None:
+    graph = long(T, reset)
+    integers, scales = quantised(graph, target)
+    assert check_parameters(graph, integers, scales) > 0
+    shifted = {s.population: s.shift for s in scales if s.shift}
+    assert shifted.keys() >= ({"p1", "p2"} if T > 7 else set())
+    assert set(shifted.values()) <= {T - 7}
+    for check in check_neurons(graph, integers, scales):
+        assert check.ties > 30
+        assert not check.mismatches or (T > 7 and check.population not in shifted)
+    # and without the shift they do differ
+    plain = tuple(replace(s, shift=0) for s in scales)
+    assert T == 7 or any(check.mismatches for check in check_neurons(graph, integers, plain))
+
+
+def test_long_windows_keep_the_precision_of_their_weights() -> None:
+    graph = long(10, "hard")
+    for node, wanted in zip(quantised(graph)[0], quantised(long(7, "hard"))[0], strict=True):
+        if isinstance(node, fixed.Synapse) and isinstance(wanted, fixed.Synapse):
+            assert np.abs(node.weight_mant).max() >= 0.75 * np.abs(wanted.weight_mant).max()
+            assert node.exponents[0] == (2 if node.name in ("c1", "c2", "c0to2") else 0)
+
+
+def test_where_there_is_no_room_for_k_bits_ties_are_counted_as_before() -> None:
+    graph = long(16, "hard")  # weights have 7 exponents and an even mantissa: 8 bits, and 9 are needed
+    integers, scales = quantised(graph)
+    assert {s.shift for s in scales} == {0}
+    assert any(check.mismatches for check in check_neurons(graph, integers, scales))
+
+
+def test_strict_neurons_of_long_windows_are_exact_as_well() -> None:
+    graph = long(9, "hard", strict=True)
+    integers, scales = quantised(graph)
+    assert {s.shift for s in scales if s.population in ("p1", "p2")} == {2}
+    assert {s.tie for s in scales} == {0.0}
+    assert not any(c.mismatches for c in check_neurons(graph, integers, scales) if c.population in ("p1", "p2"))
+
+
 def test_threshold_and_gain_together_are_one_number() -> None:
     """``u = decay r + gain x >= threshold`` fires as ``u = decay r + x >= threshold / gain``."""
     graph = spiking_graph(9, depth=2)
