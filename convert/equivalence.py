@@ -11,6 +11,7 @@ import numpy as np
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.activity import Activity
+from avsnn.convert.ir.cores import grid
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
 from avsnn.errors import DomainError, VerifyError
@@ -281,6 +282,21 @@ def hasty_coincidences(graph: Graph) -> dict[str, Graph]:
         if node.role == "coincidence":
             hasty = _swap(hasty, replace(node, threshold_mant=node.threshold_mant - 1))
     return {} if hasty is graph else {"every coincidence: one spike may be missing": hasty}
+
+
+def misplaced(graph: Graph) -> dict[str, Graph]:
+    """Planted mistakes of mapped graphs: every core lacks axons of each connection, every slice is shifted by one."""
+    lost = moved = graph
+    for node in graph:
+        if isinstance(node, fixed.Axons) and node.only is not None:
+            lost = _swap(lost, replace(node, only=node.only[:-1]))
+        elif isinstance(node, fixed.Axons):
+            lost = _swap(lost, replace(node, last=(node.last[0] - 1, *node.last[1:])))
+        elif isinstance(node, fixed.Slice):
+            start, end = node.first[-1] + 1, min(node.last[-1] + 1, grid(graph, graph[node.inputs[0]])[-1])
+            first, last, shape = (*node.first[:-1], start), (*node.last[:-1], end), (*node.shape[:-1], end - start)
+            moved = _swap(moved, replace(node, first=first, last=last, shape=shape))
+    return {"every core: axons left out": lost, "every slice: shifted by one": moved}
 
 
 def _swap(graph: Graph, node: Node) -> Graph:

@@ -23,7 +23,8 @@ UNLIMITED = "unlimited"
 
 SECTIONS = {
     "schema": True, "chip": True, "limits": True, "policy": True, "formats": False, "capabilities": False,
-    "energy_pj": False, "power_mw": False, "time_ns": False, "literature_pj": False, "memory": False,
+    "storage": False, "mesh": False, "energy_pj": False, "power_mw": False, "time_ns": False,
+    "literature_pj": False, "memory": False,
     "operating_point": False, "measurement": False, "source": True,
 }  # fmt: skip
 """Top level keys; True marks those that every profile has."""
@@ -95,6 +96,8 @@ class _Reader(TableChecks):
             limits=self.limits(table["limits"]),
             policy=policy,
             formats=self.formats(table["formats"]) if target else None,
+            storage=self.storage(table["storage"]) if "storage" in table else None,
+            mesh=self.mesh(table["mesh"], table["limits"]) if "mesh" in table else None,
             capabilities=capabilities,
             capability_reasons=reasons,
             energy_pj=self.constants("energy_pj", table),
@@ -173,6 +176,23 @@ class _Reader(TableChecks):
     def formats(self, table: Any) -> schema.Formats:
         result: schema.Formats = self.filled("formats", table, schema.Formats)
         self.one_of("formats.threshold_granularity", result.threshold_granularity, schema.GRANULARITIES)
+        return result
+
+    def storage(self, table: Any) -> schema.Storage:
+        names = list(schema.Storage.__dataclass_fields__)
+        self.keys("storage", table, dict.fromkeys(names, True))
+        self.one_of("storage.kernel_axons", table["kernel_axons"], schema.AXON_SHARING)
+        found = {name: self.constant(f"storage.{name}", table[name]) for name in names if name != "kernel_axons"}
+        if found["word_bits"].value is not None and found["word_bits"].value < 1:
+            self.fail("storage.word_bits", "a word has at least one bit", found["word_bits"].value)
+        return schema.Storage(**found, kernel_axons=table["kernel_axons"])
+
+    def mesh(self, table: Any, limits: Any) -> schema.Mesh:
+        result: schema.Mesh = self.filled("mesh", table, schema.Mesh)
+        self.one_of("mesh.evidence", result.evidence, schema.EVIDENCE)
+        places, cores = result.tiles_x * result.tiles_y * result.cores_per_tile, limits["cores_per_chip"]["value"]
+        if min(result.tiles_x, result.tiles_y, result.cores_per_tile) < 1 or places != cores:
+            self.fail("mesh", "does not hold the cores of a chip", places, cores)
         return result
 
     def capabilities(self, table: Any, *, complete: bool) -> tuple[dict[str, str], dict[str, str]]:

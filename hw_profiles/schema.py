@@ -81,7 +81,7 @@ class Limits:
     Widths are bits: ``weight_bits`` as stored, ``threshold_bits`` of the unsigned mantissa, ``bias_mant_bits`` of the
     signed one, ``message_bits`` of a graded spike's payload (0: spikes only). ``synapse_formats_per_core``: how many
     pairs of weight exponent and sign mode the connections into one core may have. Delays are steps beyond the one that
-    every synapse takes.
+    every synapse takes. ``fan_in_max`` is connections into one neuron.
     """
 
     weight_bits: int | None
@@ -102,8 +102,50 @@ class Limits:
     memory_bits_per_core: int | None
     axons_in_per_core: int | None
     axons_out_per_core: int | None
+    fan_in_max: int | None
     unknown: tuple[str, ...] = ()
     evidence: Mapping[str, Constant] = field(default_factory=dict, compare=False)
+
+
+AXON_SHARING = ("core", "position", "neuron")
+"""What one input axon of a core serves, for a convolution with a shared kernel: all neurons of a sending core, all
+channels at one position, or one neuron. Other connections have an axon for each sending neuron."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storage:
+    """Bits that a core's memory spends on what it stores.
+
+    Synapses stand in lists, each rounded up to words of ``word_bits``: one list for each sending neuron of a linear
+    layer, one for each input channel and tap of a convolution, whose kernel a core stores once for all positions::
+
+        linear       round_up(n (width + index_bits) + list_bits)      n targets on this core
+        convolution  round_up(n (width + kernel_index_bits) + kernel_list_bits)    n output channels on this core
+
+    ``width`` is that of the layer's weights. ``neuron_bits``: state and parameters of one neuron. ``axon_bits``: of one
+    input axon. ``kernel_axons``: one of `AXON_SHARING`.
+    """
+
+    word_bits: Constant
+    index_bits: Constant
+    list_bits: Constant
+    kernel_index_bits: Constant
+    kernel_list_bits: Constant
+    neuron_bits: Constant
+    axon_bits: Constant
+    kernel_axons: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """Where cores are: tiles in rows, a router in each; messages go along x, then along y. ``evidence``: `EVIDENCE`."""
+
+    tiles_x: int
+    tiles_y: int
+    cores_per_tile: int
+    evidence: str
+    source: str
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +223,7 @@ class Profile:
     """One chip. ``formats`` and every capability are filled where ``uses`` holds "target"; elsewhere what is known.
 
     ``capabilities`` holds the ability of each kind, ``capability_reasons`` why it is not native.
+    ``storage`` and ``mesh`` are None where nothing is known of them.
     ``energy_pj``, ``power_mw``, ``time_ns`` and ``literature`` hold constants by key; a missing key means that the
     chip has no such event, a `Constant` without value that nobody published it. Neither is priced as zero.
     """
@@ -195,6 +238,8 @@ class Profile:
     limits: Limits
     policy: Policy
     formats: Formats | None
+    storage: Storage | None = None
+    mesh: Mesh | None = None
     capabilities: Mapping[str, str]
     capability_reasons: Mapping[str, str] = field(default_factory=dict)
     energy_pj: Mapping[str, Constant]
@@ -278,6 +323,7 @@ class Profile:
             self.literature,
             {str(i): memory.access_pj for i, memory in enumerate(self.memories)},
             self.limits.evidence,
+            {} if self.storage is None else {k: c for k, c in vars(self.storage).items() if isinstance(c, Constant)},
         )
         return {constant.name: constant for table in tables for constant in table.values()}
 

@@ -3,6 +3,8 @@
 `logical` runs ``quantised`` graphs: all layers see step t together. `wall_clock` runs ``scheduled`` graphs one
 wall step at a time, samples back to back in a single stream, with a buffer in every synapse and resets by phase,
 and cuts the result into logical time at the end: sample k, step t of a population is wall step ``k T + t + offset``.
+A ``mapped`` graph runs likewise, but every connection and every population is computed core by core
+(`avsnn.convert.ir.cores`): what no core computes stays 0.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import numpy as np
 from avsnn.convert.ir import fixed_nodes as ir
 from avsnn.convert.ir import products
 from avsnn.convert.ir.activity import Activity
+from avsnn.convert.ir.cores import Cores
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.kernels import conv2d, per_channel, sparse_sums
 from avsnn.convert.ir.node import Array, Node
@@ -204,7 +207,8 @@ def logical(graph: Graph, integers: Mapping[str, Array]) -> Activity:
 
 
 def wall_clock(graph: Graph, integers: Mapping[str, Array]) -> Activity:
-    """Run a ``scheduled`` graph, one wall step after the other, samples back to back."""
+    """Run a ``scheduled`` or ``mapped`` graph, one wall step after the other, samples back to back."""
+    cores = Cores(graph) if graph.stage == "mapped" else None
     batch, T = _batch(graph, integers), graph.timesteps
     steps = batch * T + max((n.offset for n in graph if isinstance(n, ir.FixedLIF | ir.FixedReadout)), default=0)
     streams = {n.name: _stream(n, integers, T, steps) for n in graph.of(ir.FixedInput)}
@@ -222,7 +226,7 @@ def wall_clock(graph: Graph, integers: Mapping[str, Array]) -> Activity:
                 case ir.HeldCurrent():
                     now = currents[node.name][w : w + 1]
                 case ir.Synapse():
-                    now = _delayed(node, sent[node.inputs[0]], w)
+                    now = _delayed(node, sent[node.inputs[0]], w, cores)
                 case ir.Product():
                     now = _product_now(node, [sent[n] for n in node.inputs], w, T)
                 case ir.FixedLIF():
@@ -233,18 +237,36 @@ def wall_clock(graph: Graph, integers: Mapping[str, Array]) -> Activity:
                     now = u[node.name] != 0
                     if not rests:
                         a, b = inputs_of(graph, node, {n: sent[n][w] for n in node.inputs}, 1)
-                        u[node.name], v[node.name], now = lif_step(
-                            node, u[node.name], v[node.name], a, b + bias_of(node), w, fired[node.name]
-                        )
+                        before = u[node.name], v[node.name]
+                        u[node.name], v[node.name], now = step_by_core(node, *before, a, b, w, fired[node.name], cores)
                         fired[node.name] = now
                     record[node.name].append((u[node.name], v[node.name], now))
-                case _:
+                case ir.Slice() | ir.Axons():
+                    continue
+                case ir.FixedReadout():
                     now = sum((sent[n][w] for n in node.inputs), start=np.zeros((1, *node.shape), dtype=np.int64))
+                case _:
+                    raise InputError("no integer meaning", where=node.name, found=node.kind)
             sent[node.name].append(now)
     return _cut(graph, record, sent, batch)
 
 
-def _delayed(node: ir.Synapse, past: list[Array], w: int) -> Array:
+def step_by_core(
+    node: ir.FixedLIF, u: Array, v: Array, a: Array, b: Array, w: int, fired: Array | None, cores: Cores | None
+) -> tuple[Array, Array, Array]:
+    """`lif_step` with the population's own bias; of each of its cores by itself, where there are any."""
+    if cores is None:
+        return lif_step(node, u, v, a, b + bias_of(node), w, fired)
+    after = np.zeros_like(u), np.zeros_like(v), np.zeros(u.shape, dtype=bool)
+    for part in cores.neurons[node.name]:
+        u0, v0, a0, b0 = (part.take(x) for x in (u, v, a, b))
+        s0 = None if fired is None else part.take(fired)
+        for whole, found in zip(after, lif_step(part.node, u0, v0, a0, b0 + bias_of(part.node), w, s0), strict=True):
+            part.put(whole, found)
+    return after
+
+
+def _delayed(node: ir.Synapse, past: list[Array], w: int, cores: Cores | None) -> Array:
     """What arrives now: the source's message of ``1 + delay`` steps ago (nothing before the first)."""
     delays = np.zeros(1, dtype=np.int64)
     if isinstance(node, ir.FixedLinear) and node.output_delay is not None:
@@ -254,7 +276,8 @@ def _delayed(node: ir.Synapse, past: list[Array], w: int) -> Array:
         when = w - 1 - node.delay - int(delay)
         if when >= 0:
             mask = per_channel(np.broadcast_to(delays == delay, node.shape[:1]), len(node.shape))
-            arrived = arrived + connect(node, past[when]).reshape(1, *node.shape) * mask
+            sums = connect(node, past[when]) if cores is None else cores.connect(node, past[when])
+            arrived = arrived + sums.reshape(1, *node.shape) * mask
     return arrived
 
 

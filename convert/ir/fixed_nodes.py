@@ -1,4 +1,4 @@
-"""Integer nodes: what runs on the chip (stages ``quantised`` and ``scheduled``). Other types, not other dtypes.
+"""Integer nodes: what runs on the chip (``quantised``, ``scheduled``, ``mapped``). Other types, not other dtypes.
 
 In ``quantised`` graphs time is logical: every layer sees step t together. In ``scheduled`` graphs it is wall-clock:
 a synapse costs ``1 + delay`` steps, samples follow each other every T steps, and a population whose first input
@@ -249,3 +249,35 @@ class FixedReadout(Node):
     bias: Array
     scale: float
     offset: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Slice(Node):
+    """Neurons of one population (or sums of a read-out) that one core holds: indices ``first <= i < last`` of its grid.
+
+    The grid is the shape of its convolutions ``(channel, height, width)``, else that of the population, as flat as it
+    is: see `avsnn.convert.ir.cores.grid`. inputs: the population; shape: ``last - first``. ``core`` counts from 0 in
+    the whole network, ``chip`` is its chip and ``(x, y)`` its tile there. Only ``mapped`` graphs have it, and nothing
+    computes with it but `avsnn.convert.ir.cores`.
+    """
+
+    first: tuple[int, ...]
+    last: tuple[int, ...]
+    core: int
+    chip: int = 0
+    x: int = 0
+    y: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Axons(Node):
+    """The messages that a core receives over one connection: inputs (synapse, slice), from source neurons in a box.
+
+    ``first <= i < last`` over the source as the synapse sees it: ``(channel, height, width)`` for a convolution, flat
+    for a linear layer; of those ``only`` (flat indices) where that is not None. shape: ``last - first``. A core
+    computes its neurons from these messages and from the weights between them and its neurons, and from nothing else.
+    """
+
+    first: tuple[int, ...]
+    last: tuple[int, ...]
+    only: Array | None = None

@@ -10,7 +10,7 @@ from typing import TypeVar
 from avsnn.convert.ir.node import Node
 from avsnn.errors import InputError
 
-STAGES = ("traced", "folded", "quantised", "scheduled")
+STAGES = ("traced", "folded", "quantised", "scheduled", "mapped")
 N = TypeVar("N", bound=Node)
 
 

@@ -53,6 +53,7 @@ SPEC: dict[str, tuple[type[Node], ...]] = {
     "folded": _FOLDED,
     "quantised": _INTEGER,
     "scheduled": _INTEGER,
+    "mapped": (*_INTEGER, fixed.Slice, fixed.Axons),
 }
 
 

@@ -54,6 +54,8 @@ KINDS: dict[str, type[Node]] = {
         fixed_nodes.FixedUnitCurrent,
         fixed_nodes.FixedLIF,
         fixed_nodes.FixedReadout,
+        fixed_nodes.Slice,
+        fixed_nodes.Axons,
     )
 }
 

@@ -59,6 +59,7 @@ def _lines(profile: Profile) -> Iterator[str]:
         yield "\nformats"
         signs = "sign mode per weight group" if profile.formats.weight_sign_modes else "plain signed weights"
         yield f"  {signs}; one threshold per {profile.formats.threshold_granularity}"
+    yield from _cores(profile)
     if profile.capabilities:
         yield "\nabilities"
         for kind, ability in profile.capabilities.items():
@@ -83,6 +84,17 @@ def _limits(profile: Profile) -> Iterator[str]:
         absent = "not published" if name in profile.limits.unknown else "unlimited"
         note = f"  ({evidence.note})" if evidence.note else ""
         yield f"  {name:<30} {absent if value is None else value}  {', '.join(evidence.source)}{note}"
+
+
+def _cores(profile: Profile) -> Iterator[str]:
+    if profile.storage is not None:
+        yield "\nbits in a core's memory"
+        held = {key: c for key, c in vars(profile.storage).items() if isinstance(c, Constant)}
+        yield from (_constant(key, constant) for key, constant in held.items())
+        yield f"  {'kernel_axons':<30} one per sending {profile.storage.kernel_axons}"
+    if (mesh := profile.mesh) is not None:
+        note = f"  ({mesh.note})" if mesh.note else ""
+        yield f"\nmesh\n  {mesh.tiles_x} x {mesh.tiles_y} tiles of {mesh.cores_per_tile} cores  {mesh.source}{note}"
 
 
 def _constants(title: str, table: Mapping[str, Constant]) -> Iterator[str]:
