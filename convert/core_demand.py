@@ -7,12 +7,12 @@ does not say is left out of the sum and named by `not_checked`; nothing unknown 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from avsnn.convert.ir import fixed_nodes as fixed
-from avsnn.convert.ir.cores import Box, field, grid, needed, seen, targets
+from avsnn.convert.ir.cores import Box, grid, needed, reads, seen, targets
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Node, Shape
 from avsnn.errors import CapabilityError
@@ -62,11 +62,16 @@ class Demand:
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """Limits and sizes of a profile. ``cut_into``: population to the boxes that it was cut into, filled on the way."""
+    """Limits and sizes of a profile.
+
+    ``cut_into``: population to the boxes that it was cut into, filled on the way; ``lists``: linear layer to how many
+    of its lists differ, likewise.
+    """
 
     profile: Profile
     graph: Graph
-    cut_into: dict[str, list[Box]]
+    cut_into: dict[str, list[Box]] = field(default_factory=dict)
+    lists: dict[str, int] = field(default_factory=dict)
 
     def limit(self, name: str) -> int | None:
         """A limit, None where there is none or none is known."""
@@ -127,7 +132,7 @@ class Rules:
         if isinstance(node, fixed.FixedConv2d):
             taps = int(np.prod(node.weight_mant.shape[2:]))
             stored, bits, index = 0, 0, self.size("kernel_index_bits")
-            for (a, b), (c, d), groups in field(node, box).pieces:
+            for (a, b), (c, d), groups in reads(node, box).pieces:
                 lists, length = (d - c) * taps, (b - a) // groups
                 stored += lists * length
                 bits += lists * self.round_up(length * (each + index) + self.size("kernel_list_bits"))
@@ -136,14 +141,22 @@ class Rules:
         rows = targets(shape, box)
         each += self.size("index_bits")
         if node.entries is None:
-            wide = node.weight_mant.shape[1]
-            return wide, wide * len(rows), wide * self.round_up(len(rows) * each + self.size("list_bits"))
+            lists = self._different(node)
+            bits = lists * self.round_up(len(rows) * each + self.size("list_bits"))
+            return node.weight_mant.shape[1], lists * len(rows), bits
         across, along = node.entries
         here = np.isin(across, rows)
         lengths = np.bincount(along[here])
         bits = sum(self.round_up(int(long) * each + self.size("list_bits")) for long in lengths[lengths > 0])
         most = int(np.bincount(across[here]).max(initial=0))
         return most, int(lengths.sum()), bits
+
+    def _different(self, node: fixed.FixedLinear) -> int:
+        """Columns of a layer that differ; a mean over tokens, folded into it, repeats them for every token."""
+        if node.name not in self.lists:
+            columns = np.ascontiguousarray(node.weight_mant.T)
+            self.lists[node.name] = len({column.tobytes() for column in columns})
+        return self.lists[node.name]
 
     def _axons(self, node: fixed.Synapse, shape: Shape, box: Box) -> tuple[int, int]:
         """(input axons, source neurons) of a connection's part on a core."""

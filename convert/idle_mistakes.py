@@ -12,8 +12,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from avsnn.convert.core_traffic import owners
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.activity import Activity
+from avsnn.convert.ir.cores import Cores
 from avsnn.convert.ir.fixed_interpreter import bias_of, connect, filled, held, inputs_of, lif_step, product
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
@@ -37,6 +39,27 @@ def idle_on(graph: Graph, integers: Mapping[str, Array], done: Activity) -> Call
         if any(_matters(node, spoiled[node.name], graph, sent, done) for node in changed if node.name not in early):
             return False
         return not any(_early_matters(graph, spoiled, node, early, sent) for node in graph)
+
+    return idle
+
+
+def idle_by_core(graph: Graph, integers: Mapping[str, Array], done: Activity) -> Callable[[Graph], bool]:
+    """The same for mistakes in a mapped graph, which neither change weights nor times.
+
+    Args:
+        graph: the scheduled graph.
+        integers: its inputs.
+        done: the run of the sound mapped graph.
+    """
+
+    def idle(spoiled: Graph) -> bool:
+        sent, cores, held_by = _messages(graph, integers, done), Cores(spoiled), owners(spoiled)
+        for node in graph.of(fixed.Synapse):
+            x = sent[node.inputs[0]]
+            if (cores.connect(node, x.reshape(-1, *x.shape[2:])).ravel() != sent[node.name].ravel()).any():
+                return False
+        alive = ((name, [done.spikes[name], *done.states[name].values()]) for name in done.spikes)
+        return not any(x[..., held_by[name].reshape(x.shape[2:]) < 0].any() for name, shown in alive for x in shown)
 
     return idle
 

@@ -10,6 +10,8 @@ quantised  quantise                              every integer within half a ste
                                                  exact fractions
 scheduled  schedule                              every spike, state and answer of ``quantised``, in wall-clock; all
                                                  that meets arrives together, also where nothing fires
+mapped     map_cores, place_cores                every neuron on one core, within all limits; every weight and axon, by
+                                                 sums of random messages; spikes and states of a run core by core
 ========== ===================================== =============================================================
 
 Comparisons run on calibration data and on generated inputs; the folds also on populations driven by random spikes,
@@ -39,6 +41,7 @@ from avsnn.convert.ir.interpreter import interpret
 from avsnn.convert.ir.node import Array
 from avsnn.convert.ir.stages import check_stage
 from avsnn.convert.lowering_check import check_lowered
+from avsnn.convert.mapping_check import check_mapping
 from avsnn.convert.passes.fold_backward import fold_backward
 from avsnn.convert.passes.fold_dsln import fold_dsln
 from avsnn.convert.passes.fold_forward import fold_forward
@@ -47,6 +50,8 @@ from avsnn.convert.passes.fold_linear import fold_linear
 from avsnn.convert.passes.fold_readout import fold_readout
 from avsnn.convert.passes.integer_formats import Target
 from avsnn.convert.passes.lower_attention import NEURONS, Lowered, lower_attention
+from avsnn.convert.passes.map_cores import map_cores
+from avsnn.convert.passes.place_cores import place_cores
 from avsnn.convert.passes.quantise import quantise
 from avsnn.convert.passes.schedule import depth, schedule
 from avsnn.convert.proof_data import Inputs, first_samples, proof_data, random_spikes
@@ -57,13 +62,14 @@ from avsnn.convert.proofs import (
     compare_currents,
     compare_fold,
     compare_lowered,
+    compare_mapped,
     compare_module,
     compare_schedule,
 )
 from avsnn.convert.resume import Kept
 from avsnn.convert.sources import digest, traced_from
-from avsnn.errors import InputError
-from avsnn.hw_profiles.profile import load_profile
+from avsnn.errors import CapabilityError, InputError
+from avsnn.hw_profiles.profile import Profile, load_profile
 
 FOLDS: tuple[tuple[str, Callable[[Graph], Graph]], ...] = (
     ("fold_forward", fold_forward),
@@ -95,7 +101,10 @@ def convert(
     seed: int = 0,
     progress: Progress = lambda _text: None,
 ) -> Bundle:
-    """Trace, fold, quantise and schedule a network, proving every step.
+    """Trace, fold, quantise, schedule and map a network, proving every step.
+
+    What fits no core of the target is converted all the same, and the bundle says what is too large and what would
+    make it fit: `Bundle.record` ``["mapping"]["refused"]``. There is then no stage ``mapped``.
 
     Args:
         source: an ``nn.Module``, a `avsnn.train.checkpoints.Checkpoint`, a traced `Graph`, or a `Bundle`.
@@ -169,10 +178,15 @@ def convert(
         scheduled, balances = schedule(lowered, delay_steps_max=profile.limits.delay_steps_max)
         check_stage(scheduled)
     with log.step("verify schedule"):
-        certificate = compare_schedule(lowered, scheduled, data, certificate, log)
+        certificate, spikes = compare_schedule(lowered, scheduled, data, certificate, log)
         latency = depth(scheduled) + scheduled.timesteps
         check_balance(scheduled, latency)
-    graphs = {g.stage: g for g in (traced, folded, quantised, scheduled)}
+    mapped, cores = _mapped(scheduled, profile, spikes, log)
+    if mapped is not None:
+        with log.step("verify mapping"):
+            cores["checked"] = check_mapping(scheduled, check_stage(mapped), profile, seed=seed)
+            compare_mapped(lowered, scheduled, mapped, data, log)
+    graphs = {g.stage: g for g in (traced, folded, quantised, scheduled, mapped) if g is not None}
     record: dict[str, Any] = {
         "checks": [*kept.checks, *(check_record(check) for check in log.checks)],
         "integers_checked": checked,
@@ -183,6 +197,7 @@ def convert(
         "attention": [asdict(p) for p in products],
         "certificate": [row.to_json() for row in certificate],
         "latency_steps": latency,
+        "mapping": cores,
         "agreement": agreement(folded, quantised, data["calibration"]),
     }
     if evaluation is not None:
@@ -193,6 +208,21 @@ def convert(
     meta |= {"avsnn": __version__, "python": platform.python_version(), "numpy": np.__version__}
     meta["calibration_sha256"] = digest(calibration)
     return Bundle(graphs=graphs, meta=meta, record=record, seconds=log.seconds)
+
+
+def _mapped(scheduled: Graph, profile: Profile, spikes: Inputs, log: Log) -> tuple[Graph | None, dict[str, Any]]:
+    """The graph on cores, and how full they are; or why it fits none. Nothing of it where the target has no cores."""
+    if profile.limits.cores_per_chip is None:
+        return None, {}
+    with log.step("map"):
+        try:
+            mapped, found = map_cores(scheduled, profile)
+        except CapabilityError as error:
+            return None, {"refused": str(error)}
+        if profile.mesh is None:
+            return mapped, asdict(found)
+        mapped, placement = place_cores(mapped, profile, spikes)
+        return mapped, {**asdict(found), "placement": asdict(placement)}
 
 
 def _fold(traced: Graph, data: Mapping[str, Inputs], seed: int, log: Log) -> Graph:

@@ -11,16 +11,19 @@ from typing import Any
 from avsnn.convert import equivalence as eq
 from avsnn.convert.certificate import Row, with_seen
 from avsnn.convert.current_check import check_currents
-from avsnn.convert.idle_mistakes import idle_on
+from avsnn.convert.idle_mistakes import idle_by_core, idle_on
 from avsnn.convert.ir.activity import Activity
 from avsnn.convert.ir.fixed_interpreter import logical, to_integers, wall_clock
+from avsnn.convert.ir.fixed_nodes import FixedInput
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret
+from avsnn.convert.ir.node import Array
 from avsnn.convert.layer_controls import with_layer_controls
 from avsnn.convert.passes.quantise import Scale
 from avsnn.convert.proof_data import Inputs, first_samples, random_spikes
 
 CURRENT_SAMPLES = 2  # of each, to compare integer currents with real ones
+MAPPED_SAMPLES = 2  # of each, to run core by core; every weight and axon is checked besides, see `mapping_check`
 
 Progress = Callable[[str], None]
 
@@ -98,8 +101,12 @@ def compare_lowered(quantised: Graph, lowered: Graph, data: Mapping[str, Inputs]
 
 def compare_schedule(
     quantised: Graph, scheduled: Graph, data: Mapping[str, Inputs], certificate: tuple[Row, ...], log: Log
-) -> tuple[Row, ...]:
-    """Wall-clock against logical time, samples back to back; returns the certificate with what was seen."""
+) -> tuple[tuple[Row, ...], dict[str, Array]]:
+    """Wall-clock against logical time, samples back to back.
+
+    Returns the certificate with what was seen, and the spikes of each neuron on calibration data.
+    """
+    counts: dict[str, Array] = {}
     for name, inputs in data.items():
         integers = to_integers(quantised, inputs)
         expected = logical(quantised, integers)
@@ -109,10 +116,38 @@ def compare_schedule(
             return wall_clock(graph, integers)
 
         found = run(scheduled)
+        if name == "calibration":
+            counts = {population: spikes.sum(axis=(0, 1)) for population, spikes in found.spikes.items()}
         check = eq.compare("scheduled = quantised", name, expected, found, exact=True)
         spoiled = eq.negated_row(scheduled) | (eq.shifted_time(scheduled) if name == "calibration" else {})
         log.checks.append(eq.with_controls(check, expected, run, spoiled, idle_on(scheduled, integers, found)))
-    return certificate
+    return certificate, counts
+
+
+def compare_mapped(
+    quantised: Graph, scheduled: Graph, mapped: Graph, data: Mapping[str, Inputs], log: Log
+) -> None:
+    """Core by core, in wall-clock time, against logical time."""
+    for name, inputs in data.items():
+        few = {n: x[:MAPPED_SAMPLES] if c == "direct" else x[:, :MAPPED_SAMPLES] for n, x, c in _coded(mapped, inputs)}
+        integers = to_integers(mapped, few)
+        expected = logical(quantised, integers)
+        if not any(spikes.any() for spikes in expected.spikes.values()):
+            continue  # so few samples may be silent; `check_mapping` does not need them
+
+        def run(graph: Graph, integers: Inputs = integers) -> Activity:
+            return wall_clock(graph, integers)
+
+        found = run(mapped)
+        check = eq.compare("mapped = scheduled", name, expected, found, exact=True)
+        if name == "calibration":
+            idle = idle_by_core(scheduled, integers, found)
+            check = eq.with_controls(check, expected, run, eq.misplaced(mapped), idle)
+        log.checks.append(check)
+
+
+def _coded(graph: Graph, inputs: Inputs) -> Iterator[tuple[str, Array, str]]:
+    yield from ((node.name, inputs[node.name], node.coding) for node in graph.of(FixedInput))
 
 
 def check_record(check: eq.Check) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def _by_name(graph: Graph, inputs: Array | Mapping[str, Array]) -> dict[str, Arr
 
 def _wanted(graph: Graph, record: Record) -> tuple[str, ...]:
     """Names to record; unknown ones are a KeyError, as any name that is not there."""
-    kinds = (FixedLIF,) if graph.stage in ("quantised", "scheduled") else _float_neurons()
+    kinds = _float_neurons() if graph.stage in ("traced", "folded") else (FixedLIF,)
     known = [node.name for node in graph if isinstance(node, kinds)]
     if record == "all":
         return tuple(known)
@@ -151,7 +151,7 @@ def _execute(
     if backend == "cpu":
         return simulate(graph, integers, record=wanted, progress=progress), {}
     if backend == "reference":
-        return (wall_clock if graph.stage == "scheduled" else logical)(graph, integers), {}
+        return (logical if graph.stage == "quantised" else wall_clock)(graph, integers), {}
     return run_in_lava(bundle, graph, integers, timeout_s)
 
 

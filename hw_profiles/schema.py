@@ -117,7 +117,8 @@ class Storage:
     """Bits that a core's memory spends on what it stores.
 
     Synapses stand in lists, each rounded up to words of ``word_bits``: one list for each sending neuron of a linear
-    layer, one for each input channel and tap of a convolution, whose kernel a core stores once for all positions::
+    layer, one for each input channel and tap of a convolution, whose kernel a core stores once for all positions. Axons
+    point at lists, so that of lists of a layer that are equal one is stored::
 
         linear       round_up(n (width + index_bits) + list_bits)      n targets on this core
         convolution  round_up(n (width + kernel_index_bits) + kernel_list_bits)    n output channels on this core

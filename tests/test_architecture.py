@@ -88,7 +88,7 @@ def test_every_node_type_has_a_stage_and_a_meaning(kind: str) -> None:
     stages = [stage for stage, allowed in SPEC.items() if node in allowed]
     assert stages
     integer = node in node_types(fixed_nodes)
-    assert set(stages) <= ({"quantised", "scheduled"} if integer else {"traced", "folded"})
+    assert set(stages) <= ({"quantised", "scheduled", "mapped"} if integer else {"traced", "folded"})
     meaning = inspect.getsource(fixed_interpreter if integer else interpreter)
     names = [base.__name__ for base in node.__mro__ if issubclass(base, Node) and base is not Node]
     assert any(f"ir.{name}" in meaning for name in names)

@@ -75,7 +75,7 @@ class Field:
         return first, tuple(max(f, min(b, n)) for f, (_, b), n in zip(first, ends, source, strict=True))
 
 
-def field(node: fixed.FixedConv2d, box: Box) -> Field:
+def reads(node: fixed.FixedConv2d, box: Box) -> Field:
     """What the outputs in ``box`` read."""
     (c0, *low), (c1, *high) = box
     ends = []
@@ -99,7 +99,7 @@ def needed(node: fixed.Synapse, source: Shape, shape: Shape, box: Box) -> tuple[
     A weight of 0 needs an axon, as it is stored, but for matrices that are nearly all zeros.
     """
     if isinstance(node, fixed.FixedConv2d):
-        return field(node, box).inside(seen(node, source)), None
+        return reads(node, box).inside(seen(node, source)), None
     assert isinstance(node, fixed.FixedLinear)
     wide = node.weight_mant.shape[1]
     if node.entries is None:
@@ -155,7 +155,7 @@ class Wire:
         self.weights = list(self._convolution(node) if isinstance(node, fixed.FixedConv2d) else self._rows(node))
 
     def _convolution(self, node: fixed.FixedConv2d) -> Iterator[Array]:
-        for (a, b), _, _ in field(node, self.box).pieces:
+        for (a, b), _, _ in reads(node, self.box).pieces:
             yield node.weight[a:b]
 
     def _rows(self, node: fixed.Synapse) -> Iterator[Array]:
@@ -191,7 +191,7 @@ class Wire:
                 return x @ self.weights[0].T
             across, along, values = self.weights
             return sparse_sums(x, across, along, values, rows)
-        view = field(self.node, self.box)
+        view = reads(self.node, self.box)
         (_, top, left), (_, bottom, right) = view.inside(self.source)
         pads = [(top - view.rows[0], view.rows[1] - bottom), (left - view.columns[0], view.columns[1] - right)]
         image = np.pad(x[:, :, top:bottom, left:right], ((0, 0), (0, 0), *pads))

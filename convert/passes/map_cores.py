@@ -67,7 +67,7 @@ def map_cores(graph: Graph, profile: Profile) -> tuple[Graph, Mapping]:
     """
     if profile.limits.cores_per_chip is None:
         raise CapabilityError("the profile has no cores", where=profile.id, remedy="map for a chip")
-    rules = Rules(profile=profile, graph=graph, cut_into={})
+    rules = Rules(profile=profile, graph=graph)
     units: list[Node] = [node for node in graph if isinstance(node, fixed.FixedLIF | fixed.FixedReadout)]
     _check_kinds(graph)
     least = dict.fromkeys((node.name for node in units), 1)

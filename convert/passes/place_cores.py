@@ -2,10 +2,10 @@
 
 With F the messages between cores in a measured run and D the hops between places, a placement p costs
 ``sum_ij F_ij D_p(i)p(j)``. Chips are filled in the order of the graph. Within each, the best swap of two cores, or of a
-core and an empty place, is made until none helps, from the row-major order first, then from the best placement so far
-after a kick: four cores move on, the seed is fixed. So it never costs more than row-major, and all sums are of
-integers: the same on every machine, which the relaxations of `scipy.optimize.quadratic_assignment` are not (and FAQ
-with the same swaps was 13 % worse on PilotNet). Places change no spike: nothing computes with them.
+core and an empty place, is made until none helps: from tiles filled one after the other, then from the best placement
+so far after a kick, which moves a few cores on (the seed is fixed). So it never costs more than filling tiles, and all
+sums are of integers, the same on every machine, which relaxations such as `scipy.optimize.quadratic_assignment` are
+not (and its FAQ with the same swaps was 13 % worse on PilotNet). Places change no spike: nothing computes with them.
 """
 
 from __future__ import annotations
@@ -22,18 +22,28 @@ from avsnn.convert.ir.node import Array
 from avsnn.errors import CapabilityError
 from avsnn.hw_profiles.profile import Profile
 
-KICKS = 100  # PilotNet, 32 cores: 468,226 hops after none, 313,370 after 100, in 0.3 s
+KICKS = 4  # for each core; PilotNet, 32 cores: 468,226 hops after none, 325,257 after 100, in 0.1 s
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Messages between cores in the measured run, and hops: of this placement and of the row-major order."""
+    """Messages between cores in the measured run, and the hops that they make.
+
+    Attributes:
+        messages: from core to core.
+        within_tiles: those that stay in their tile.
+        between_chips: those that leave their chip.
+        hops: of all messages, in this placement.
+        row_major_hops: had core k been put on tile k, row by row, and again from the first when all tiles have one.
+        packed_hops: had tiles been filled one after the other, row by row, each with all its cores.
+    """
 
     messages: int
     within_tiles: int
     between_chips: int
     hops: int
     row_major_hops: int
+    packed_hops: int
 
 
 def place_cores(graph: Graph, profile: Profile, counts: Mapping[str, Array]) -> tuple[Graph, Placement]:
@@ -66,19 +76,24 @@ def place_cores(graph: Graph, profile: Profile, counts: Mapping[str, Array]) -> 
         order[here] = start + _placed(full, hops.astype(np.float64), order, here)
     placed = {part.name: place_on(part, profile, int(order[part.core])) for part in parts}
     result = replace(graph, nodes=tuple(placed.get(node.name, node) for node in graph))
-    return result, _measured(flow, hops, order[: len(parts)], per_chip)
+    return result, _measured(flow, hops, order[: len(parts)], per_chip, mesh.cores_per_tile)
 
 
-def _measured(flow: Array, hops: Array, order: Array, per_chip: int) -> Placement:
-    away = hops[np.ix_(order, order)]
-    chip = order // per_chip
-    number = len(order)
+def _measured(flow: Array, hops: Array, order: Array, per_chip: int, per_tile: int) -> Placement:
+    def spent(places: Array) -> int:
+        return int((flow * hops[np.ix_(places, places)]).sum())
+
+    packed = np.arange(len(order))
+    chip, place = np.divmod(packed, per_chip)
+    pass_, tile = np.divmod(place, per_chip // per_tile)
+    away, on = hops[np.ix_(order, order)], order // per_chip
     return Placement(
         messages=int(flow.sum()),
         within_tiles=int(flow[away == 0].sum()),
-        between_chips=int(flow[chip[:, None] != chip].sum()),
-        hops=int((flow * away).sum()),
-        row_major_hops=int((flow * hops[:number, :number]).sum()),
+        between_chips=int(flow[on[:, None] != on].sum()),
+        hops=spent(order),
+        row_major_hops=spent(chip * per_chip + tile * per_tile + pass_),
+        packed_hops=spent(packed),
     )
 
 
@@ -91,8 +106,9 @@ def _placed(flow: Array, hops: Array, order: Array, here: slice) -> Array:
     used, rng = int(np.flatnonzero(own.any(axis=1) | pull.any(axis=1)).max(initial=-1)) + 1, np.random.default_rng(0)
     best = _improved(own, near, pull, np.arange(len(own)), used)
     least = _cost(own, near, pull, best)
-    for _ in range(KICKS if least else 0):
-        start, moved = best.copy(), rng.choice(len(own), min(4, len(own)), replace=False)
+    for _ in range(KICKS * used if least else 0):
+        moved = np.unique([*rng.choice(used, min(2, used), replace=False), *rng.integers(len(own), size=2)])
+        start = best.copy()
         start[moved] = best[np.roll(moved, 1)]
         found = _improved(own, near, pull, start, used)
         if (cost := _cost(own, near, pull, found)) < least:
@@ -111,15 +127,13 @@ def _improved(flow: Array, hops: Array, pull: Array, place: Array, used: int) ->
     ``M_ij + M_ji - M_ii - M_jj + 2 F_ij D_ij``, and that of the pull of other chips likewise.
     """
     place = place.copy()
-    reach = np.zeros_like(flow)
+    own, stays = flow[:used, :used], np.arange(used)
     while used:
-        now = hops[np.ix_(place, place)]
-        reach[:used] = flow[:used] @ now
-        alone = pull[:, place]
-        stay = np.diag(reach) + np.diag(alone)
-        there = reach[:used] + alone[:used]
-        change = there + (reach[:, :used] + alone[:, :used]).T - stay[:used, None] - stay
-        change += 2 * flow[:used] * now[:used]
+        now = hops[np.ix_(place[:used], place)]
+        reach = own @ now + pull[:used][:, place]  # what each core costs at each other's place
+        stay = reach[stays, stays]
+        change = reach - stay[:, None]
+        change[:, :used] += reach[:, :used].T - stay + 2 * own * now[:, :used]
         i, j = np.unravel_index(int(change.argmin()), change.shape)
         if change[i, j] >= 0:
             break
