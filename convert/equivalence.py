@@ -293,10 +293,17 @@ def misplaced(graph: Graph) -> dict[str, Graph]:
         elif isinstance(node, fixed.Axons):
             lost = _swap(lost, replace(node, last=(node.last[0] - 1, *node.last[1:])))
         elif isinstance(node, fixed.Slice):
-            start, end = node.first[-1] + 1, min(node.last[-1] + 1, grid(graph, graph[node.inputs[0]])[-1])
-            first, last, shape = (*node.first[:-1], start), (*node.last[:-1], end), (*node.shape[:-1], end - start)
-            moved = _swap(moved, replace(node, first=first, last=last, shape=shape))
-    return {"every core: axons left out": lost, "every slice: shifted by one": moved}
+            shape = grid(graph, graph[node.inputs[0]])
+            axis = shape.index(max(shape))
+            up, down = node.last[axis] < shape[axis], node.first[axis] > 0
+            here = np.arange(len(shape)) == axis
+            first = tuple(int(i) for i in node.first + here * (1 if up or not down else -1))
+            last = tuple(int(i) for i in node.last + here * (1 if up else -1 if down else 0))
+            if first < last:  # a population of one neuron has no other place
+                sizes = tuple(b - a for a, b in zip(first, last, strict=True))
+                moved = _swap(moved, replace(node, first=first, last=last, shape=sizes))
+    mistakes = {"every core: axons left out": lost, "every slice: shifted by one": moved}
+    return {name: spoiled for name, spoiled in mistakes.items() if spoiled is not graph}
 
 
 def _swap(graph: Graph, node: Node) -> Graph:

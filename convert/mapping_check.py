@@ -51,10 +51,9 @@ def _check_slices(mapped: Graph) -> None:
                 if isinstance(part, fixed.Slice):
                     held[targets(shape, (part.first, part.last))] += 1
             if (held != 1).any():
-                neuron = tuple(int(i) for i in np.unravel_index(int(np.argmax(held != 1)), shape))
-                raise VerifyError(
-                    "not on exactly one core", where=node.name, neuron=neuron, expected=1, found=held.max()
-                )
+                i = int(np.argmax(held != 1))
+                found = f"neuron {tuple(int(k) for k in np.unravel_index(i, shape))} on {held[i]}"
+                raise VerifyError("not on exactly one core", where=node.name, found=found)
 
 
 def _check_places(mapped: Graph, profile: Profile) -> None:

@@ -57,6 +57,14 @@ def arguments(change: Callable[..., tuple[Any, ...]]) -> Breaker:
     return lambda rule: lambda *a, **k: rule(*change(*a), **k)
 
 
+def slices(change: Callable[[Any], Node], kind: type[Node]) -> Callable[..., Any]:
+    """What a pass about cores returns, its nodes of a kind changed."""
+    return lambda out, *_a: (
+        replace(out[0], nodes=tuple(change(n) if isinstance(n, kind) else n for n in out[0])),
+        out[1],
+    )
+
+
 def nodes(change: Callable[[Any], Node], *kinds: type[Node], names: str = "") -> Breaker:
     """The graph that a pass returns, alone or first of several results, with nodes of some kinds changed."""
 
@@ -664,5 +672,25 @@ MUTATIONS: tuple[Mutation, ...] = (
         rule="schedule.schedule", what="counts of a window a step early", network="units",
         how=nodes(lambda n: replace(n, offset=n.offset - 1), fixed.FixedUnitCurrent),
         found="join: scheduled = quantised",
+    ),
+    *(
+        Mutation(
+            rule=f"{rule}.{rule}", what=what, network="skips", how=after(slices(change, kind)), found=found,
+        )
+        for rule, what, kind, change, found in (
+            ("map_cores", "a neuron on no core", fixed.Slice, lambda n: replace(n, first=(*n.first[:-1], 1)),
+             "p0: not on exactly one core"),
+            ("map_cores", "axons of one channel left out", fixed.Axons,
+             lambda n: replace(n, last=(n.last[0] - 1, *n.last[1:])),
+             "pool.window on core 1: a core computes another sum than the whole"),
+            ("map_cores", "all cores have one number", fixed.Slice, lambda n: replace(n, core=0),
+             "slices: cores are not numbered one by one"),
+            ("place_cores", "a tile beside the mesh", fixed.Slice, lambda n: replace(n, x=8),
+             "slices: a tile that is not there"),
+            ("place_cores", "all cores on one tile", fixed.Slice, lambda n: replace(n, x=1, y=2),
+             "chip, x, y = (0, 1, 2): more cores than are there"),
+            ("place_cores", "another delay", fixed.Synapse, lambda n: replace(n, delay=n.delay + 1),
+             "graph: mapping changed the network itself"),
+        )
     ),
 )  # fmt: skip

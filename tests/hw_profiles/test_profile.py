@@ -51,6 +51,7 @@ def test_every_source_is_used(name: str) -> None:
     profile = load_profile(name)
     used = {source for constant in profile.constants().values() for source in constant.source}
     used |= {measurement.source for measurement in profile.measurements}
+    used |= {profile.mesh.source} if profile.mesh else set()
     assert set(profile.sources) == used
 
 
@@ -144,6 +145,12 @@ def test_a_profile_of_ones_own_loads_by_path(tmp_path: Path, loihi2_text: str) -
         ("schema = 1", "schema = 2", "schema: unknown schema version"),
         ('id = "lava_dl"', 'id = "lava"', "used twice"),
         ("[chip]", "[chip", "not a TOML file"),
+        ("index_bits =", "indx_bits =", "storage.indx_bits: unknown.*'index_bits'"),
+        ('kernel_axons = "core"', 'kernel_axons = "tile"', "storage.kernel_axons: unknown value, found 'tile'"),
+        ("word_bits = { value = 64", "word_bits = { value = 0", "storage.word_bits: a word has at least one bit"),
+        ("tiles_x = 8", "tiles_x = 7", "mesh: does not hold the cores of a chip, found 112, limit 128"),
+        ("tiles_x = 8", "tiles_x = -8", "mesh: does not hold"),
+        ('evidence = "vendor"', 'evidence = "certain"', "mesh.evidence: unknown value"),
     ],
 )  # fmt: skip
 def test_a_wrong_file_is_refused_with_file_and_key(
