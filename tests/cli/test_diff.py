@@ -61,7 +61,7 @@ def test_a_planted_weight_is_shown_and_its_repro_shows_it_again(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("{b}:mapped", "{b}"), "not a bundle"),
+        (("{b}:placed", "{b}"), "not a bundle"),
         (("{b}:folded@cpu", "{b}"), "only scheduled graphs run there"),
         (("{b}", "{b}", "--samples", "0"), "--samples: must be above zero"),
         (("{b}", "{b}", "--input", "nothing.npz"), "no such file or data set"),

@@ -59,7 +59,8 @@ def test_fewer_bits_and_another_target_change_only_what_comes_later(resume: Resu
     assert (again.meta["target"], again.meta["weight_bits"]) == ("cpu", 4)
     assert graph_file(again.folder, "folded") == graph_file(bundle, "folded")
     assert graph_file(again.folder, "quantised") != graph_file(bundle, "quantised")
-    assert {c["name"] for c in again.record["checks"]} == {c["name"] for c in first.record["checks"]}
+    proved, before = ({c["name"] for c in each.record["checks"]} for each in (again, first))
+    assert proved == before - {"mapped = scheduled"}  # no cores, no mapping
     assert again.record["currents_checked"] == first.record["currents_checked"]
 
 

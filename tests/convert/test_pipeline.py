@@ -40,16 +40,16 @@ def swap(graph: Graph, node: Node) -> Graph:
 
 
 def test_every_stage_is_there_and_proved(bundle: Bundle) -> None:
-    assert list(bundle.graphs) == ["traced", "folded", "quantised", "scheduled"]
+    assert list(bundle.graphs) == ["traced", "folded", "quantised", "scheduled", "mapped"]
     names = {check["name"] for check in bundle.record["checks"]}
     assert names == {
         "traced = module (float64)", "fold_forward changes nothing", "fold_backward changes nothing",
-        "fold_readout changes nothing", "scheduled = quantised",
+        "fold_readout changes nothing", "scheduled = quantised", "mapped = scheduled",
     }  # fmt: skip
     for check in bundle.record["checks"]:
         assert check["mismatches"] == 0
         assert check["compared"] > 0
-        if check["name"] != "scheduled = quantised" or check["data"] == "calibration":
+        if not check["name"].startswith(("scheduled", "mapped")) or check["data"] == "calibration":
             assert check["controls_noticed"]
     assert {c["data"] for c in bundle.record["checks"]} == {"calibration", "generated", "random spikes"}
 
@@ -74,7 +74,7 @@ def test_the_same_network_gives_the_same_bytes(bundle: Bundle, tmp_path: Path) -
     one, two = bundle.save(tmp_path / "one"), again.save(tmp_path / "two")
     files = sorted(p.relative_to(one) for p in one.rglob("*") if p.is_file())
     assert files == sorted(p.relative_to(two) for p in two.rglob("*") if p.is_file())
-    assert len(files) == 4 * 3 + 3
+    assert len(files) == 5 * 3 + 3
     for name in files:
         if name.name != "timing.json":
             assert (one / name).read_bytes() == (two / name).read_bytes(), name
