@@ -14,7 +14,7 @@ import numpy as np
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.cores import Box, grid, needed, reads, seen, targets
 from avsnn.convert.ir.graph import Graph
-from avsnn.convert.ir.node import Node, Shape
+from avsnn.convert.ir.node import Array, Node, Shape
 from avsnn.errors import CapabilityError
 from avsnn.hw_profiles.profile import Constant, Profile
 
@@ -24,6 +24,7 @@ LIMITS: Mapping[str, str] = {
     "synapse_memory_bits_per_core": "synapse_bits",
     "memory_bits_per_core": "memory_bits",
     "axons_in_per_core": "axons_in",
+    "synapse_formats_per_core": "formats",
 }
 """Limit of a profile: the field of `Demand` that it bounds. Output axons depend on the cores behind: `axons_out`."""
 
@@ -32,6 +33,7 @@ WHAT: Mapping[str, str] = {
     "fan_in_max": "a neuron has too many inputs",
     "synapse_memory_bits_per_core": "the weights of one neuron do not fit a core's synaptic memory (bits)",
     "memory_bits_per_core": "one neuron with its weights does not fit a core's memory (bits)",
+    "synapse_formats_per_core": "one neuron has connections of more formats (exponents, sign modes) than a core has",
     "axons_in_per_core": "one neuron needs more input axons than a core has",
     "axons_out_per_core": "one neuron needs more output axons than a core has",
 }
@@ -48,6 +50,7 @@ class Demand:
         synapse_bits: memory that these take.
         memory_bits: with neurons and axons.
         axons_in: input axons.
+        formats: pairs of weight exponent and sign mode among the connections.
         received: source neurons whose messages arrive, the measure of what a finer cut costs.
     """
 
@@ -57,6 +60,7 @@ class Demand:
     synapse_bits: int
     memory_bits: int
     axons_in: int
+    formats: int
     received: int
 
 
@@ -94,16 +98,18 @@ class Rules:
         shape = grid(self.graph, node)
         neurons = int(np.prod([b - a for a, b in zip(*box, strict=True)]))
         fan_in = synapses = bits = axons = received = 0
+        formats: set[tuple[int, str]] = set()
         for wire in self.graph.sources(node):
             if isinstance(wire, fixed.Synapse):
                 inputs, stored, taken = self._stored(wire, shape, box)
                 ends, messages = self._axons(wire, shape, box)
                 fan_in, synapses, bits = fan_in + inputs, synapses + stored, bits + taken
                 axons, received = axons + ends, received + messages
+                formats |= {(int(exp), wire.sign_mode) for exp in np.unique(wire.row_exp[_rows(wire, shape, box)])}
         memory = bits + neurons * self.size("neuron_bits") + axons * self.size("axon_bits")
         return Demand(
             neurons=neurons, fan_in=fan_in, synapses=synapses, synapse_bits=bits, memory_bits=memory, axons_in=axons,
-            received=received,
+            formats=len(formats), received=received,
         )  # fmt: skip
 
     def broken(self, demand: Demand) -> str | None:
@@ -121,6 +127,8 @@ class Rules:
         most = max(1, demand.fan_in * limit // max(1, found))
         remedy = f"give each neuron at most about {most} of its {demand.fan_in} inputs: fewer channels before the layer"
         remedy += f", or {-(-demand.fan_in // most)} groups in it"
+        if name == "synapse_formats_per_core":
+            remedy = "fewer connections into the layer, or weights of one exponent for each"
         if name == "axons_out_per_core":
             remedy = "smaller layers behind it, which fewer cores can hold"
         where = f"{node.name} ({node.origin})" if node.origin else node.name
@@ -172,6 +180,11 @@ class Rules:
         boxes = self.cut_into.get(source.name, [])  # what comes from outside has one axon
         same = boxes and grid(self.graph, source) == seen(node, source.shape)
         return sum(not same or meet(each, (first, last)) for each in boxes) or 1, messages
+
+
+def _rows(node: fixed.Synapse, shape: Shape, box: Box) -> Array | slice:
+    """The rows of the weights that lead to a box."""
+    return slice(box[0][0], box[1][0]) if isinstance(node, fixed.FixedConv2d) else targets(shape, box)
 
 
 def meet(one: Box, other: Box) -> bool:

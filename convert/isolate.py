@@ -34,6 +34,8 @@ def isolate(graph: Graph, name: str, *, alone: bool = False) -> Graph:
     Raises:
         InputError: no such node.
     """
+    if graph.stage == "mapped":
+        raise InputError("cores are not cut out", where=name, found=graph.stage, remedy="compare the scheduled stage")
     if name not in graph.by_name:
         raise InputError("no such population", where=graph.stage, found=name)
     ends = {node.name for node in graph if _is_source(node, name, alone)}

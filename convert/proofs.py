@@ -124,9 +124,7 @@ def compare_schedule(
     return certificate, counts
 
 
-def compare_mapped(
-    quantised: Graph, scheduled: Graph, mapped: Graph, data: Mapping[str, Inputs], log: Log
-) -> None:
+def compare_mapped(quantised: Graph, scheduled: Graph, mapped: Graph, data: Mapping[str, Inputs], log: Log) -> None:
     """Core by core, in wall-clock time, against logical time."""
     for name, inputs in data.items():
         few = {n: x[:MAPPED_SAMPLES] if c == "direct" else x[:, :MAPPED_SAMPLES] for n, x, c in _coded(mapped, inputs)}

@@ -226,6 +226,24 @@ def test_axons_of_a_convolution_are_counted_as_the_chip_shares_them(axons: str, 
         assert rules.demand(graph["a"], ((0, 1, 1), (6, 4, 3))).axons_in == expected
 
 
+def test_a_core_has_few_formats_of_weights() -> None:
+    """Channels of one exponent go to one core, where a core has one format; a neuron with two fits none."""
+    *_, b, last = layers().nodes[:5]
+    assert isinstance(b, fixed.FixedConv2d)
+    shifted = replace(b, inputs=("x",), weight_exp=np.repeat([0, 2], 4))
+    graph = network(shifted, last, shape=(6, 6, 7))
+    _, mapping = map_cores(graph, chip())
+    assert len(mapping.cores) == 1
+    profile = chip(synapse_formats_per_core=1)
+    mapped, mapping = map_cores(graph, profile)
+    assert [(part.first[0], part.last[0]) for part in mapped.of(fixed.Slice)] == [(0, 4), (4, 8)]
+    check_mapping(graph, mapped, profile)
+    other = replace(b, name="other", inputs=("x",), sign_mode="excitatory", weight_mant=abs(b.weight_mant))
+    both = replace(last, inputs=(b.name, "other"))
+    with pytest.raises(CapabilityError, match=r"more formats .* found 2, limit 1 \(synapse_formats_per_core\); fewer"):
+        map_cores(network(replace(b, inputs=("x",)), other, both, shape=(6, 6, 7)), profile)
+
+
 def test_what_is_not_published_is_named() -> None:
     graph = layers(delay=2)
     _, mapping = map_cores(graph, load_profile("loihi2"))
