@@ -158,6 +158,7 @@ def _synapse(node: Synapse, graph: Graph, seen: _Seen) -> SynapseCount:
         sop_graded=_weighted(graded.sum(axis=0), stored),
         sop_by_sample=by_sample,
         payload_bits=payload_bits(source, graph),
+        groups=tuple((exp, node.weight_mant[node.row_exp == exp].size) for exp in node.exponents),
     )
 
 

@@ -147,8 +147,17 @@ def _operations(report: Mapping[str, Any]) -> RenderableType:
         f"of which driven {(total['driven'] or 0) / samples:,.0f}; neurons {total['neurons']:,}",
         f"on the host, once per sample: {total['host_macs'] / samples:,.0f} multiply-accumulates (first layers)"
         + _norms(counts),
+        *_weights(report),
     ]
     return Group(table, Text("\n".join(lines)))
+
+
+def _weights(report: Mapping[str, Any]) -> list[str]:
+    """What is stored, in groups that share an exponent; reports of older bundles do not tell."""
+    rows, bits = report["counts"]["synapses"], report["meta"]["weight_bits"]
+    groups, weights = sum(len(row.get("groups", ())) for row in rows), sum(row["weights"] for row in rows)
+    memory = f"{weights * bits / 8192:,.1f} KiB at {bits} bits"
+    return [f"{weights:,} weights in {groups} synapse groups of one exponent each, {memory}"] if groups else []
 
 
 def _norms(counts: Mapping[str, Any]) -> str:

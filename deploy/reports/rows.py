@@ -42,7 +42,8 @@ class SynapseCount:
     ``targets`` read it; ``role`` is that of the population it feeds: "neuron", "or", "relay",
     "coincidence" or "readout".
     ``sop_by_sample`` adds up to ``sop_stored``. ``graded`` counts are the subset whose message is neither 1 nor -1, or
-    comes from a product, which sends its ``payload_bits`` with every message. ``weights`` are stored parameters.
+    comes from a product, which sends its ``payload_bits`` with every message. ``weights`` are stored parameters;
+    ``groups`` says how many of them share an exponent: (exponent, weights) of each synapse group.
     """
 
     name: str
@@ -59,9 +60,12 @@ class SynapseCount:
     sop_graded: int
     sop_by_sample: tuple[int, ...]
     payload_bits: int = 0
+    groups: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        if sum(self.sop_by_sample) != self.sop_stored or not self.sop_graded <= self.sop_stored >= self.sop_nonzero:
+        fits = not self.groups or sum(weights for _, weights in self.groups) == self.weights
+        fits = fits and self.sop_graded <= self.sop_stored >= self.sop_nonzero
+        if sum(self.sop_by_sample) != self.sop_stored or not fits:
             raise InputError("counts contradict each other", where=self.name, found=asdict(self))
 
 

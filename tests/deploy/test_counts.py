@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,17 @@ def test_a_source_of_another_shape_is_refused() -> None:
         fanout(wide, (3, 4, 4))
     with pytest.raises(InputError, match="is no connection, found FixedLIF"):
         fanout(lif("pop", (), (3,)), (3,))
+
+
+def test_weights_are_counted_by_their_exponent() -> None:
+    graph = small_graph(np.random.default_rng(7))
+    node = graph["head"]
+    assert isinstance(node, FixedLinear)
+    exps = np.arange(len(node.weight_mant)) % 2 * 3
+    graph = graph.with_nodes(replace(n, weight_exp=exps) if n is node else n for n in graph)
+    rows = {row.name: row for row in count(graph, spikes_again()).synapses}
+    assert rows["head"].groups == ((0, rows["head"].weights // 2), (3, rows["head"].weights // 2))
+    assert all(row.groups == ((0, row.weights),) for name, row in rows.items() if name != "head")
 
 
 def lif(name: str, inputs: tuple[str, ...], shape: tuple[int, ...], role: str = "neuron") -> FixedLIF:
@@ -256,6 +268,6 @@ def test_contradicting_counts_are_refused() -> None:
     )  # fmt: skip
     row = SynapseCount(**good)  # type: ignore[arg-type]
     assert Counts(synapses=(row,), populations=(), hosts=(), samples=1, steps=1).sop_stored == 4
-    for wrong in ({"sop_by_sample": (3,)}, {"sop_nonzero": 5}, {"sop_graded": 5}):
+    for wrong in ({"sop_by_sample": (3,)}, {"sop_nonzero": 5}, {"sop_graded": 5}, {"groups": ((0, 1), (2, 1))}):
         with pytest.raises(InputError, match="contradict"):
             SynapseCount(**(good | wrong))  # type: ignore[arg-type]
