@@ -18,6 +18,7 @@ from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Node
 from avsnn.convert.ir.stages import SPEC, check_stage
+from avsnn.convert.passes.fold_dead import never_fire
 from avsnn.convert.passes.integer_formats import Target
 from avsnn.convert.passes.quantise import quantise
 from avsnn.convert.passes.schedule import schedule
@@ -180,11 +181,18 @@ def _stages(
 
 def _fold(graph: Graph, notes: _Notes) -> Graph:
     """The folded graph; every node that no fold could move is an entry."""
-    for _, fold in FOLDS:
+    before = graph
+    for name, fold in FOLDS:
+        before = graph if name == "fold_dead" else before
         try:
             graph = fold(graph)
         except AvsnnError as error:
             notes.error("fold", error)
+    for each in never_fire(before):
+        reason = f"can never fire: its membrane reaches {each.membrane:.3g} at most, of {each.threshold:.3g}"
+        gone = each.population not in graph.by_name
+        what = "; it is left out" if gone else "; it is kept, as what reads it has no form without it"
+        notes.risk("fold", Risk(node=each.population, reason=reason + what, suggestion="leave it out, or train it"))
     left = [node for node in graph if not isinstance(node, SPEC["folded"])]
     with notes.stage("fold"):
         for node in left:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 from avsnn.convert import equivalence as eq
 from avsnn.convert.certificate import Row, with_seen
 from avsnn.convert.current_check import check_currents
 from avsnn.convert.idle_mistakes import idle_by_core, idle_on
+from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.activity import Activity
 from avsnn.convert.ir.fixed_interpreter import logical, to_integers, wall_clock
 from avsnn.convert.ir.fixed_nodes import FixedInput
@@ -19,8 +23,10 @@ from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret
 from avsnn.convert.ir.node import Array
 from avsnn.convert.layer_controls import with_layer_controls
+from avsnn.convert.passes.fold_dead import never_fire
 from avsnn.convert.passes.quantise import Scale
 from avsnn.convert.proof_data import Inputs, first_samples, random_spikes
+from avsnn.errors import VerifyError
 
 CURRENT_SAMPLES = 2  # of each, to compare integer currents with real ones
 MAPPED_SAMPLES = 2  # of each, to run core by core; every weight and axon is checked besides, see `mapping_check`
@@ -35,6 +41,7 @@ class Log:
     progress: Progress
     checks: list[eq.Check] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    left_out: list[dict[str, Any]] = field(default_factory=list)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -60,7 +67,50 @@ def compare_module(module: Any, traced: Graph, data: Mapping[str, Inputs], log: 
     return differing
 
 
-def compare_fold(
+def compare_fold(name: str, before: Graph, after: Graph, data: Mapping[str, Inputs], seed: int, log: Log) -> None:
+    """A fold's result against what it was given, on data and driven by random spikes; without what the log says.
+
+    Raises:
+        VerifyError: a difference, or a population fires that was said never to.
+    """
+    silent = [row["population"] for row in log.left_out if row["membrane"] is not None]
+    gone = {row["population"] for row in log.left_out if row["left_out"]}
+
+    def run(inputs: Inputs, force: Inputs | None = None) -> Activity:
+        done = interpret(before, inputs, force=force)
+        for population in silent:
+            if done.spikes[population].any():
+                raise VerifyError(f"{name}: said never to fire, but it does", where=population)
+        return without(eq.in_units_of(done, before, after), gone)
+
+    for kind, inputs in data.items():
+        expected = run(inputs)
+        _compare_fold(name, kind, after, inputs, expected, expected.spikes, log)
+    driven = random_spikes(before, interpret(before, data["generated"]).spikes, seed)
+    driven |= {population: np.zeros_like(driven[population]) for population in silent}
+    _compare_fold(name, "random spikes", after, data["generated"], run(data["generated"], driven), driven, log)
+
+
+def left_out(before: Graph, after: Graph) -> list[dict[str, Any]]:
+    """What can never fire, with its bound, and what else is not in ``after`` any more, as nothing reads it."""
+    rows: list[dict[str, Any]] = [asdict(each) for each in never_fire(before)]
+    known = {row["population"] for row in rows}
+    unread = [n for n in before.of(ir.LIF) if n.name not in known and n.name not in after.by_name]
+    nothing = {"membrane": None, "threshold": None}
+    rows += [{"population": n.name, "neurons": math.prod(n.shape), **nothing} for n in unread]
+    return [{**row, "left_out": row["population"] not in after.by_name} for row in rows]
+
+
+def without(run: Activity, populations: Collection[str]) -> Activity:
+    """A run but for some populations."""
+    return replace(
+        run,
+        spikes={name: s for name, s in run.spikes.items() if name not in populations},
+        states={name: v for name, v in run.states.items() if name not in populations},
+    )
+
+
+def _compare_fold(
     name: str, kind: str, after: Graph, inputs: Inputs, expected: Activity, force: Inputs, log: Log
 ) -> None:
     """Graph after a fold against ``expected``, what the graph before it does when ``force`` is sent on."""

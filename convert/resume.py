@@ -29,6 +29,7 @@ class Kept:
         folded: the graph of that stage, or None where it is made again; ``quantised`` likewise.
         scales: those of the quantised graph.
         checks: what the bundle's own conversion proved of these graphs.
+        left_out: which populations the bundle's own folds left out.
         meta: what the new bundle remembers: of the source, and which stage of which bundle it started from.
     """
 
@@ -36,6 +37,7 @@ class Kept:
     quantised: Graph | None = None
     scales: tuple[Scale, ...] = ()
     checks: tuple[Mapping[str, Any], ...] = ()
+    left_out: tuple[Mapping[str, Any], ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
@@ -55,8 +57,9 @@ class Kept:
         meta["started_from"] = origin
         checks = tuple(c for c in bundle.record.get("checks", ()) if str(c["name"]).startswith(PROVED[start]))
         folded = None if start == "traced" else bundle.graph("folded")
+        left_out = () if start == "traced" else tuple(bundle.record.get("left_out", ()))
         if start != "quantised":
-            return Kept(folded=folded, checks=checks, meta=meta)
+            return Kept(folded=folded, checks=checks, left_out=left_out, meta=meta)
         if weight_bits is not None:
             what, remedy = "weights are integers already", "start from folded, or leave the weight bits out"
             raise InputError(what, where="convert", found=f"{weight_bits} bits asked for", remedy=remedy)
@@ -70,4 +73,4 @@ class Kept:
             ) from None
         scales = tuple(Scale(**scale) for scale in bundle.record["scales"])
         meta["weight_bits"] = bundle.meta["weight_bits"]
-        return Kept(folded=folded, quantised=quantised, scales=scales, checks=checks, meta=meta)
+        return Kept(folded=folded, quantised=quantised, scales=scales, checks=checks, left_out=left_out, meta=meta)

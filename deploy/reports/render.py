@@ -107,7 +107,19 @@ def _populations(report: Mapping[str, Any]) -> RenderableType:
     if first["windows"]:
         steps = first["windows"] * report["counts"]["steps"]
         note += f"\nnon-causal: {first['windows']} windows ({steps} of these steps wait for the end of a window)"
-    return Group(table, Text(note + _lowered(report)))
+    return Group(table, Text(note + _left_out(report) + _lowered(report)))
+
+
+def _left_out(report: Mapping[str, Any]) -> str:
+    """What can never fire, whatever the input, and what nothing reads any more; nothing where all is of use."""
+    lines = []
+    for row in report.get("left_out", []):  # reports of older bundles have none
+        what = "left out" if row["left_out"] else "kept, as what reads it has no form without it"
+        why = "nothing that can fire reads it"
+        if row["membrane"] is not None:
+            why = f"it can never fire: its membrane reaches {row['membrane']:.3g} at most, of {row['threshold']:.3g}"
+        lines.append(f"\n{row['population']} ({row['neurons']:,} neurons) {what}: {why}")
+    return "".join(lines)
 
 
 def _lowered(report: Mapping[str, Any]) -> str:

@@ -64,6 +64,7 @@ def build_report(
         "populations": [_population(node, activity, executions) for node in graph.of(fixed.FixedLIF)],
         "delays": record["delays"],
         "attention": record.get("attention", []),
+        "left_out": record.get("left_out", []),
         "certificate": record.get("certificate", []),
         "latency_steps": record["latency_steps"],
         "first_answer": first_answer(graph).to_json(),

@@ -239,6 +239,26 @@ def silent() -> Graph:
     return replace(done, nodes=tuple(weak if node is layer else node for node in done), stage="traced")
 
 
+def dead() -> Graph:
+    """Two populations that cannot fire, beside others, and one that fires only if its membrane adds up over steps."""
+    net = Net(10, 4, (2, 3, 3))
+    net.lif("a", net.conv("c1", "x", 3, 3, padding=(1, 1)))
+    small = net.rng.uniform(-0.2, 0.2, size=(3, 3, 1, 1))
+    net.lif("never", net.conv("c2", "a", 3, weight=small, bias=np.array([0.2, 0.1, -0.2])))
+    net.lif("neither", net.conv("c3", "never", 3, weight=small, bias=np.array([0.3, 0.1, 0.2])))
+    net.add(ir.Add, "sum", (net.conv("c4", "a", 3), net.conv("c5", "never", 3)))
+    net.lif("b", "sum")
+    thin = np.array([[0.3, -0.15, 0.3], [0.35, 0.25, -0.15], [-0.15, 0.3, 0.3]]).reshape(3, 3, 1, 1)
+    net.lif("slow", net.conv("c6", "b", 3, weight=thin, bias=np.full(3, 0.12)), decay=0.9, gain=1.0, threshold=2.0)
+    net.lif("end", net.conv("c7", net.add(ir.Add, "some", ("a", "never", "b")), 3))
+    net.add(ir.Add, "all", ("end", "neither", "slow"))
+    net.add(ir.MeanSpace, "mean", "all", (3,))
+    late = net.linear("y1", net.add(ir.MeanTime, "time", "mean"), 3)
+    net.add(ir.Flatten, "flat", "never", (27,))
+    other = net.linear("y2", net.add(ir.MeanTime, "time2", "flat"), 3)
+    return net.graph(net.add(ir.Add, "y", (late, other)))
+
+
 NETWORKS: dict[str, Callable[[], Graph]] = {
     "images": images,
     "chains": chains,
@@ -258,6 +278,7 @@ NETWORKS: dict[str, Callable[[], Graph]] = {
     "long": lambda: spiking_graph(3, T=9, depth=2, coding="sequence"),
     "skips": skips,
     "silent": silent,
+    "dead": dead,
 }
 
 

@@ -329,6 +329,38 @@ MUTATIONS: tuple[Mutation, ...] = (
             graph, node, np.roll(weight, 4, axis=1) if isinstance(node, ir.Concat) else weight, *rest)),
         found="y: fold_readout changes nothing",
     ),
+    # fold_dead, bounds
+    Mutation(
+        rule="fold_dead.fold_dead", what="constants of a sum lost", network="dead", at="fold_dead._Walk._shorter",
+        how=arguments(lambda walk, node, left, constant: (walk, node, left, 0 * constant)),
+        found="b: fold_dead changes nothing",
+    ),
+    Mutation(
+        rule="fold_dead.fold_dead", what="another operand of a sum lost as well", network="dead",
+        at="fold_dead._Walk._shorter",
+        how=arguments(lambda walk, node, left, constant: (walk, node, left[:1] if len(left) > 1 else left, constant)),
+        found="end: fold_dead changes nothing",
+    ),
+    Mutation(
+        rule="fold_dead.never_fire", what="a population that fires", network="dead",
+        how=after(lambda out, *_a: (*out, replace(out[0], population="b"))),
+        found="b: fold_dead: said never to fire, but it does",
+    ),
+    Mutation(
+        rule="bounds.membranes", what="membranes that forget", network="dead", at="bounds._highest",
+        how=arguments(lambda node, low, high, T: (node, low, high, 1)),
+        found="slow: fold_dead: said never to fire, but it does",
+    ),
+    Mutation(
+        rule="bounds.membranes", what="weights of both signs meet the highest", network="dead", at="bounds._weighted",
+        how=arguments(lambda node, low, high, size: (node, high, high, size)),
+        found="slow: fold_dead: said never to fire, but it does",
+    ),
+    Mutation(
+        rule="bounds.below", what="a third above the threshold", network="dead",
+        how=arguments(lambda node, membrane: (node, 0.75 * membrane)),
+        found="slow: fold_dead: said never to fire, but it does",
+    ),
     # take_in
     Mutation(
         rule="take_in.take_in", what="every part of a sum takes the bias", network="images", at="take_in._split",

@@ -196,9 +196,20 @@ def test_what_is_risky_is_said_where_it_is_and_nowhere_else() -> None:
 
 
 def test_silence_counts_on_real_data_only() -> None:
-    graph = changed(spiking_graph(1), "p2", threshold=1e3)
+    graph = changed(spiking_graph(1), "p2", threshold=4.5)
     assert "never fires on 3 calibration samples" in risky(graph)["p2"]
     assert not any("never fires" in reason for reason in risky(graph, representative=False).values())
+
+
+def test_what_can_never_fire_is_said_and_what_becomes_of_it() -> None:
+    graph = spiking_graph(1, depth=3)
+    layer = graph["c2"]
+    assert isinstance(layer, ir.Conv2d)
+    weak = changed(graph, "c2", weight=0.01 * layer.weight, bias=np.zeros(2))
+    found = risky(weak, representative=False)
+    assert found["p2"].startswith("can never fire: its membrane reaches ")
+    assert found["p2"].endswith("it is kept, as what reads it has no form without it")  # the answer reads nothing else
+    assert risky(graph, representative=False) == {}
 
 
 def test_weights_that_become_nothing_are_counted() -> None:

@@ -16,6 +16,7 @@ from avsnn.convert.ir.interpreter import interpret
 from avsnn.convert.ir.kernels import conv_size
 from avsnn.convert.ir.node import Node
 from avsnn.convert.ir.stages import check_stage
+from avsnn.convert.proofs import left_out, without
 from avsnn.errors import CapabilityError, VerifyError
 from tests.strategies import SEEDS, inputs_for
 
@@ -146,9 +147,14 @@ def folds(seed: int, size: int) -> str:
     try:
         for name, fold in pipeline.FOLDS:
             after = fold(before)
-            free = interpret(before, x)
-            for force in (free.spikes, {p: rng.random(s.shape) < 0.4 for p, s in free.spikes.items()}):
-                expected = eq.in_units_of(interpret(before, x, force=force), before, after)
+            free, rows = interpret(before, x), left_out(before, after) if name == "fold_dead" else []
+            silent = {row["population"] for row in rows if row["membrane"] is not None}
+            drawn = {p: (rng.random(s.shape) < 0.4) & (p not in silent) for p, s in free.spikes.items()}
+            for force in (free.spikes, drawn):
+                done = interpret(before, x, force=force)
+                assert not any(done.spikes[population].any() for population in silent)
+                gone = [row["population"] for row in rows if row["left_out"]]
+                expected = without(eq.in_units_of(done, before, after), gone)
                 found = interpret(after, x, force=force)
                 if any(s.any() for s in expected.spikes.values()):
                     eq.compare(name, "drawn", expected, found, exact=False)
