@@ -1,5 +1,6 @@
 """Random spiking networks as the tracer would leave them: small, of all that converts, and alive by construction.
 
+Parts may have windows shorter than T: what is drawn next reads one of them, or what its window has left at its end.
 Every node is computed as soon as it is drawn. Thresholds are then chosen such that each population fires neither always
 nor hardly ever on the inputs that come with the network; what cannot be brought to life so is drawn again.
 """
@@ -16,7 +17,7 @@ import numpy as np
 
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.graph import Graph
-from avsnn.convert.ir.interpreter import apply, fire
+from avsnn.convert.ir.interpreter import apply, check_input, fire
 from avsnn.convert.ir.kernels import conv_size
 from avsnn.convert.ir.node import Array, Node, Shape
 
@@ -24,6 +25,7 @@ SAMPLES = 3
 MOST = 60  # neurons of a population
 LIVELY = (0.08, 0.8)  # spikes per neuron and step
 ATTEMPTS = 60  # to draw a population that is alive
+WINDOWED = (ir.Attention, ir.ProductOfMeans, ir.MeanTime)
 RESETS = ("hard", "subtract", "subtract_delayed")
 
 
@@ -52,10 +54,15 @@ class _Draw:
         self.values: dict[str, Array] = {}  # (1 or T, samples, *shape)
         self.inputs: dict[str, Array] = {}
         self.parts: set[str] = set()
+        self.window: dict[str, int] = {}  # steps of what each node sends
+        shorter = np.random.default_rng([seed, T, 1])
+        self.windows = [T] if T == 1 or shorter.random() < 0.65 else [T, int(shorter.integers(1, T))]
+        self.now = T  # the window of what is drawn
         self.dyadic = bool(self.rng.random() < 0.3)  # weights and thresholds that meet exactly
 
     def network(self, blocks: int | None) -> Drawn:
-        for i in range(1 + int(self.chance(0.4))):
+        for i in range(max(len(self.windows), 1 + int(self.chance(0.4)))):
+            self.now = self.windows[i % len(self.windows)]
             self.alive(functools.partial(self.stem, f"x{i}"), must=True)
         for _ in range(int(self.rng.integers(3, 8)) if blocks is None else blocks):
             kinds = (
@@ -67,6 +74,7 @@ class _Draw:
                 self.attention,
                 self.mapped,
             )
+            self.now = self.windows[0] if len(self.windows) == 1 else int(self.pick(self.windows))
             self.alive(self.pick((*kinds, self.norm_of_tokens, self.means, self.unit)))
         names = self.answers()
         graph = Graph(nodes=tuple(self.nodes.values()), outputs=names, timesteps=self.T, stage="traced")
@@ -114,25 +122,32 @@ class _Draw:
 
     def add(self, kind: type[Node], *inputs: str, part: str = "", **fields: Any) -> str:
         """Add a node and what it computes, which gives its shape."""
-        name = f"n{len(self.nodes)}"
+        name, now = f"n{len(self.nodes)}", self.window[inputs[0]]
+        if kind in WINDOWED:
+            fields["steps"] = now % self.T
         node = kind(name=name, inputs=inputs, **fields)
         given = [self.values[source] for source in inputs]
         if isinstance(node, ir.Attention | ir.ProductOfMeans):
             given = [np.broadcast_to(x, (self.T, *x.shape[1:])) for x in given]
         value = apply(node, given)
         self.nodes[name], self.values[name] = replace(node, shape=value.shape[2:]), value
+        self.window[name] = self.now if kind is ir.MeanTime else now
         self.parts.add(part or kind.__name__)
         return name
 
     def shape(self, name: str) -> Shape:
         return self.nodes[name].shape
 
-    def of(self, *kinds: type[Node]) -> list[str]:
-        return [name for name, node in self.nodes.items() if isinstance(node, kinds)]
+    def of(self, *kinds: type[Node], window: int | None = None) -> list[str]:
+        """Nodes of some kinds in the window that is drawn, or another."""
+        there = [name for name, node in self.nodes.items() if isinstance(node, kinds)]
+        return [name for name in there if self.window[name] == (window or self.now)]
 
-    def spikes(self, images: bool = False) -> list[str]:
+    def spikes(self, images: bool = False, window: int | None = None) -> list[str]:
         """Populations, late ones more often, and what is pooled of them."""
-        found = [name for name in self.of(ir.LIF, ir.MaxPool2d) if not images or len(self.shape(name)) == 3]
+        found = [
+            name for name in self.of(ir.LIF, ir.MaxPool2d, window=window) if not images or len(self.shape(name)) == 3
+        ]
         return found + found[-3:]
 
     def senders(self, images: bool = False) -> list[str]:
@@ -154,7 +169,7 @@ class _Draw:
         if thresholds and not counts and self.chance(0.2):
             lead = self.pick([shape, (shape[0], *(1,) * (len(shape) - 1)), (1, *shape[1:])])
             factors = rng.uniform(0.7, 1.5, size=lead)
-        top = float(np.quantile(gain * self.values[current], 0.95))
+        top = float(np.quantile(gain * self.values[current][: self.now], 0.95))
         name = f"p{len(self.nodes)}"
         for share in rng.permutation([0.15, 0.3, 0.45, 0.6, 0.8, 1.0, 1.4, 2.0]):
             level = top * float(share) * rng.uniform(0.9, 1.1) * factors
@@ -164,12 +179,14 @@ class _Draw:
                 raise DeadError
             node = ir.LIF(
                 name=name, inputs=(current,), shape=shape, decay=decay, gain=gain, threshold=threshold, reset=reset,
-                strict=strict,
+                strict=strict, steps=self.now % self.T,
             )  # fmt: skip
             spikes, _, _ = fire(node, self.values[current], self.T, None)
             fired = spikes.reshape(-1, math.prod(shape)).any(axis=0).mean()
-            if LIVELY[0] <= spikes.mean() <= LIVELY[1] and fired >= 0.4:
+            if LIVELY[0] <= spikes[: self.now].mean() <= LIVELY[1] and fired >= 0.4:
                 self.nodes[name], self.values[name] = node, spikes.astype(np.float64)
+                self.window[name] = self.now
+                self.parts |= {"shorter window"} if node.steps else set()
                 self.parts |= {reset, "strict" if strict else "not strict"}
                 self.parts |= {"thresholds"} if level.ndim else set()
                 self.parts |= {f"decay {decay:g}" if decay in (0.0, 0.5, 1.0) else "decay"}
@@ -300,12 +317,14 @@ class _Draw:
         coding, step = self.pick(["direct", "sequence"]), float(self.pick([1 / 255, 1 / 15, 1.0]))
         shape = self.pick([(2, 5, 4), (1, 6, 5), (2, 4, 4), (3, 3, 4), (1, 1, 7), (6,)])
         low, high = self.pick([(0.0, 1.0), (0.0, 1.0), (-1.0, 1.0), (-2.0, 3.0), (1.0, 2.0)])
-        node = ir.Input(name=name, shape=shape, coding=coding, low=low, high=high, step=step)
-        lead = (SAMPLES,) if coding == "direct" else (self.T, SAMPLES)
+        steps = 0 if coding == "direct" else self.now % self.T
+        node = ir.Input(name=name, shape=shape, coding=coding, low=low, high=high, step=step, steps=steps)
+        lead = (SAMPLES,) if coding == "direct" else (self.now, SAMPLES)
         whole = self.rng.integers(round(node.low / step), round(node.high / step) + 1, size=(*lead, *shape))
         self.inputs[name] = whole * step
         self.nodes[name] = node
-        self.values[name] = self.inputs[name][None] if coding == "direct" else self.inputs[name]
+        self.values[name] = check_input(node, self.inputs, self.T)
+        self.window[name] = self.now
         self.parts |= {coding, "events" if (low, high, step) == (0, 1, 1) else "graded input"}
         source = name
         if self.chance(0.4):
@@ -413,7 +432,8 @@ class _Draw:
         """Counts of a window scaled to length 1."""
         vectors = []
         for _ in range(int(self.pick([1, 2]))):
-            source = self.add(ir.MeanTime, self.pick([n for n in self.spikes() if self.plain(n)]))
+            ended = [n for steps in self.windows for n in self.spikes(window=steps)]
+            source = self.add(ir.MeanTime, self.pick([n for n in ended if self.plain(n)]))
             if len(self.shape(source)) == 3:
                 source = self.add(self.pick([ir.MeanSpace, ir.Flatten]), source)
             vectors.append(self.add(ir.Unit, source))
@@ -431,7 +451,7 @@ class _Draw:
     def answers(self) -> tuple[str, ...]:
         """One or two answers, which read all populations that nothing else reads."""
         read = {source for node in self.nodes.values() for source in node.inputs}
-        ends = [name for name in self.of(ir.LIF, ir.MaxPool2d) if name not in read]
+        ends = [n for steps in self.windows for n in self.of(ir.LIF, ir.MaxPool2d, window=steps) if n not in read]
         if self.chance(0.3):
             ends.append(self.pick(self.senders()))
         number = 2 if len(ends) > 1 and self.chance(0.2) else 1

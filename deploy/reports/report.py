@@ -5,6 +5,7 @@ Times are not in it (they go to ``timing.json``), so that the same inputs give t
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.activity import Activity
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array
+from avsnn.convert.ir.windows import windows
 from avsnn.deploy.capability import Capability
 from avsnn.deploy.reports.counts import Counts
 from avsnn.deploy.reports.energy import EnergyReport
@@ -52,6 +54,7 @@ def build_report(
         energy: one report per profile.
         capabilities: the target's answer per node.
     """
+    steps = windows(graph)
     return {
         "schema": SCHEMA,
         "meta": dict(meta),
@@ -61,7 +64,7 @@ def build_report(
         "tie_windows_checked": sum(n["windows"] for n in record["neurons"]),
         "tie_windows_differing": sum(n["mismatches"] for n in record["neurons"]),
         "executions": [_execution(check) for check in executions],
-        "populations": [_population(node, activity, executions) for node in graph.of(fixed.FixedLIF)],
+        "populations": [_population(node, activity, executions, steps[node.name]) for node in graph.of(fixed.FixedLIF)],
         "delays": record["delays"],
         "attention": record.get("attention", []),
         "left_out": record.get("left_out", []),
@@ -74,7 +77,7 @@ def build_report(
             "nodes": [asdict(c) for c in capabilities],
         },
         "counts": counts.to_json(),
-        "warnings": warnings(counts, capabilities) + approximations(record),
+        "warnings": warnings(counts, capabilities) + resting(graph) + approximations(record),
         "energy": {report.profile: report.to_json() for report in energy},
     }
 
@@ -89,6 +92,18 @@ def warnings(counts: Counts, capabilities: Sequence[Capability]) -> list[str]:
     own = {row.name for row in counts.products}
     strange = Counter(c.answer for c in capabilities if c.node in own and c.answer != "native")
     notes += [f"{number} products of activity run on {answer}" for answer, number in sorted(strange.items())]
+    return notes
+
+
+def resting(graph: Graph) -> list[str]:
+    """Parts whose window is shorter than the period that all share: neurons that are there, and idle, in the rest."""
+    steps, T = windows(graph), graph.timesteps
+    short = [node for node in graph.of(fixed.FixedLIF) if steps[node.name] < T]
+    notes = []
+    for n in sorted({steps[node.name] for node in short}):
+        mine = [node for node in short if steps[node.name] == n]
+        neurons = sum(math.prod(node.shape) for node in mine)
+        notes.append(f"{len(mine)} populations ({neurons:,} neurons) work in {n} of {T} steps and rest in the others")
     return notes
 
 
@@ -142,7 +157,7 @@ def _execution(check: Check) -> dict[str, Any]:
     }
 
 
-def _population(node: fixed.FixedLIF, activity: Activity, executions: Sequence[Check]) -> dict[str, Any]:
+def _population(node: fixed.FixedLIF, activity: Activity, executions: Sequence[Check], steps: int) -> dict[str, Any]:
     spikes = activity.spikes[node.name]
     compared = {
         check.name: p.spikes + p.states for check in executions for p in check.populations if p.name == node.name
@@ -153,7 +168,8 @@ def _population(node: fixed.FixedLIF, activity: Activity, executions: Sequence[C
         "role": node.role,
         "neurons": int(np.prod(node.shape)),
         "offset": node.offset,
-        "rate": float(spikes.mean()),
+        "steps": steps,
+        "rate": float(spikes[:steps].mean()),
         "compared": compared,
         "mismatches": 0,
         "u_max": int(np.abs(states["u"]).max(initial=0)),

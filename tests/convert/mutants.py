@@ -213,6 +213,24 @@ def units() -> Graph:
     return net.graph(net.linear("y", net.add(ir.MeanTime, "time", "join"), 3))
 
 
+def windows() -> Graph:
+    """A part of two steps beside one of four: counts joined when both have ended, an answer of each, a product."""
+    net = Net(10, 4, (2, 3, 3))
+    net.lif("a", net.conv("c1", "x", 4))
+    net.lif("b", net.conv("c2", "x", 4), steps=2)
+    net.lif("d", net.conv("c3", "b", 4), steps=2)
+    net.add(ir.ProductOfMeans, "both", ("b", "d"), steps=2)
+    net.lif("e", net.conv("c4", "both", 4), threshold=0.3, steps=2)
+    for name, steps in (("a", 0), ("e", 2)):
+        net.add(ir.Flatten, f"{name}.flat", name, (36,))
+        net.add(ir.Unit, f"{name}.unit", net.add(ir.MeanTime, f"{name}.rate", f"{name}.flat", steps=steps))
+    net.add(ir.Concat, "joined", ("a.unit", "e.unit"), (72,))
+    net.lif("join", net.linear("c5", "joined", 8), threshold=0.5)
+    net.add(ir.Flatten, "d.flat", "d", (36,))
+    late = net.linear("y.short", net.add(ir.MeanTime, "d.rate", "d.flat", steps=2), 3)
+    return net.graph(net.add(ir.Add, "y", (late, net.linear("y.long", net.add(ir.MeanTime, "time", "join"), 3))))
+
+
 def resets(reset: str) -> Graph:
     """Three populations in a row with a shortcut; the last decays by a tenth and has a threshold per position."""
     net = Net(7, 4, (2, 3, 3))
@@ -272,6 +290,7 @@ NETWORKS: dict[str, Callable[[], Graph]] = {
     "sums": lambda: products("sums"),
     "wide": wide,
     "units": units,
+    "windows": windows,
     "hard": lambda: resets("hard"),
     "subtract": lambda: resets("subtract"),
     "subtract_delayed": lambda: resets("subtract_delayed"),

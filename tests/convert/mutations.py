@@ -310,6 +310,13 @@ MUTATIONS: tuple[Mutation, ...] = (
         how=nodes(lambda row: replace(row, weight=3 * row.weight), ir.Linear), found="y: fold_readout changes nothing",
     ),
     Mutation(
+        rule="fold_readout.fold_readout", what="a mean of fewer steps divided by T", network="windows",
+        at="fold_readout._expand",
+        how=arguments(lambda graph, node, weight, averaged, *rest: (
+            graph, node, weight, averaged and graph.timesteps, *rest)),
+        found="y: fold_readout changes nothing",
+    ),
+    Mutation(
         rule="fold_readout.fold_readout", what="without 1 / N", network="images", at="fold_readout.columns",
         how=after(lambda out, weight, node, shape: out * math.prod(shape[1:])), found="y: fold_readout changes nothing",
     ),
@@ -617,6 +624,16 @@ MUTATIONS: tuple[Mutation, ...] = (
         rule="quantise_products.unit_current", what="bias in units of weights", network="units",
         how=after(lambda out, *_a: (replace(out[0], bias=out[0].bias >> UNIT_BITS), *out[1:])), found="c3: bias",
     ),
+    Mutation(
+        rule="quantise.quantise", what="a window that never ends", network="windows",
+        at="populations.Populations._neuron", how=after(lambda out, *_a: replace(out, steps=0)),
+        found="b: another window",
+    ),
+    Mutation(
+        rule="currents.unit", what="a product of fewer steps as one of T", network="windows",
+        how=arguments(lambda graph, source: (graph, replace(source, steps=0) if hasattr(source, "steps") else source)),
+        found="e: quantised = folded: current",
+    ),
     # lower_attention
     Mutation(
         rule="lower_attention.lower_attention", what="neurons that fire when a spike is missing", network="stock space",
@@ -653,6 +670,11 @@ MUTATIONS: tuple[Mutation, ...] = (
         found="p0: scheduled = quantised",
         )
         for by in (1, -1)
+    ),
+    Mutation(
+        rule="schedule.schedule", what="a window that ends a step late", network="windows", at="schedule._place",
+        how=after(lambda out, *_a: replace(out, steps=3) if getattr(out, "steps", 0) else out),
+        found="b: scheduled = quantised",
     ),
     Mutation(
         rule="schedule.schedule", what="resets forgotten", network="skips", at="schedule._place",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from avsnn.convert.ir.fixed_interpreter import logical, to_integers, wall_clock
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret
 from avsnn.convert.ir.node import Array
+from avsnn.convert.ir.windows import windows
 from avsnn.convert.passes.quantise import Scale
 from avsnn.convert.pipeline import convert
 from avsnn.convert.tracer import trace, witness
@@ -36,6 +38,7 @@ from avsnn.deploy.backends.lava import LavaWorker
 from avsnn.deploy.capability import capabilities
 from avsnn.deploy.exports.lava import write_lava
 from avsnn.deploy.reports.counts import count
+from avsnn.deploy.reports.report import resting
 from avsnn.deploy.run import run
 from avsnn.errors import InputError, QuantizeError, TraceError, VerifyError
 from avsnn.hw_profiles.profile import load_profile
@@ -265,6 +268,20 @@ def test_it_costs_no_operation_to_rest() -> None:
     assert rows["audio.lif"].events == done.spikes["audio.lif"][:3].sum() > 0
     assert rows["audio"].events == np.count_nonzero(given["audio"])
     assert all(row.updates == row.neurons * 5 * 4 for row in counts.populations)
+
+
+def test_pools_rest_with_what_they_pool() -> None:
+    """A maximum over windows of silence is silence; reports count the steps in which something could come."""
+    module = networks.build(("smlp", "tiny", PAPER))
+    inputs, spec = networks.inputs(module, batch=2, seed=3)
+    graph = convert(module, inputs, input_spec=spec, proof_samples=2).graph("scheduled")
+    steps = windows(graph)
+    pools = {node.name: steps[node.name] for node in graph.of(fixed.FixedLIF) if node.role == "or"}
+    assert pools == {"audio.blocks.0.pool.or": 4, "audio.blocks.1.pool.or": 4}
+    audio = [node for node in graph.of(fixed.FixedLIF) if node.name.startswith("audio")]
+    neurons = sum(math.prod(node.shape) for node in audio)
+    note = f"{len(audio)} populations ({neurons:,} neurons) work in 4 of 8 steps and rest in the others"
+    assert resting(graph) == [note]
 
 
 def test_a_rest_takes_microcode_on_the_chip() -> None:
