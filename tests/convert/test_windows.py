@@ -217,7 +217,7 @@ def test_a_window_inside_a_longer_one_means_what_it_means_alone(seed: int, n: in
     """Any network of n steps, as part of one that has more: the same spikes, states and answers."""
     drawn = draw(seed, n, 2)
     kinds = (ir.Input, *eq.SHORTER)
-    nodes = [replace(node, steps=n) if isinstance(node, kinds) else node for node in drawn.graph]
+    nodes = [replace(node, steps=node.steps or n) if isinstance(node, kinds) else node for node in drawn.graph]
     longer = replace(drawn.graph, nodes=tuple(nodes), timesteps=n + more)
     alone, inside = interpret(drawn.graph, drawn.inputs), interpret(longer, drawn.inputs)
     for name, spikes in alone.spikes.items():
@@ -232,7 +232,7 @@ def test_a_window_inside_a_longer_one_means_what_it_means_alone(seed: int, n: in
 def test_the_integers_of_a_shorter_window_are_those_of_the_part_alone() -> None:
     """Thresholds and ties are chosen for the steps that a part has, not for those of the longest."""
     drawn = draw(5, 3, 2)
-    nodes = [replace(n, steps=3) if isinstance(n, (ir.Input, *eq.SHORTER)) else n for n in drawn.graph]
+    nodes = [replace(n, steps=n.steps or 3) if isinstance(n, (ir.Input, *eq.SHORTER)) else n for n in drawn.graph]
     longer = replace(drawn.graph, nodes=tuple(nodes), timesteps=6)
     alone, inside = (convert(g, calibration=drawn.inputs, proof_samples=2) for g in (drawn.graph, longer))
     integers = to_integers(alone.graph("quantised"), drawn.inputs)
