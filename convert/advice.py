@@ -26,7 +26,7 @@ ADVICE: dict[str, str] = {
     **dict.fromkeys(("AdaptiveMaxPool2d", "FractionalMaxPool2d", "LPPool2d", "MaxPool1d", "MaxPool3d"), _POOL),
     **dict.fromkeys(("ConvTranspose2d", "Upsample", "PixelShuffle", "Conv3d", "interpolate"), _WIDER),
     **dict.fromkeys(("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell"), "connections back in time have no node; use LIF"),
-    **dict.fromkeys(("Leaky", "Synaptic", "LIFNode", "IFNode", "ParametricLIFNode", "Lapicque"), _FOREIGN),
+    **dict.fromkeys(("RLeaky", "Alpha", "QIFNode", "EIFNode", "KLIFNode", "Lapicque"), _FOREIGN),
     **dict.fromkeys(("LIFRefracCell", "LIFRecurrentCell", "LIFExCell", "LIFAdExCell", "LSNNCell"), _NORSE),
     "Embedding": "send one-hot inputs through an nn.Linear",
     **dict.fromkeys(("amax", "max", "clamp", "exp", "log", "sqrt", "pow", "abs"), _NEURON),

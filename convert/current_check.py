@@ -55,6 +55,8 @@ def check_currents(
         elif isinstance(node, fixed.FixedLIF) and node.name in scale_of:
             sent[node.name] = spikes[node.name].astype(np.int64)
             compared += _population(folded, quantised, node, scale_of[node.name], sent, real)
+        elif isinstance(node, fixed.FixedLIF) and node.role == "bias":
+            sent[node.name] = np.broadcast_to(_steady(node), (T, 1, *node.shape))  # also while its reader rests
         elif isinstance(node, fixed.FixedLIF) and node.role == COINCIDENCE:
             sent[node.name] = _together(quantised, node, sent)
         elif isinstance(node, fixed.FixedLIF):
@@ -106,6 +108,8 @@ def _population(
     """Compare the current of one population, in activation units."""
     neuron = folded[node.name]
     source = folded[neuron.inputs[0]]
+    if isinstance(neuron, ir.LIF) and neuron.current_decay and bias_of(node).any():
+        raise VerifyError("quantised = folded: a bias goes past the current", where=node.name, found=node.bias_mant)
     found = bias_of(node)[None, None] / 2.0**fixed.ACTIVATION_SHIFT
     S, within = scale.scale, np.full(1, 0.5 * (1 << scale.shift))  # of the bias
     parts = quantised.sources(node)
@@ -127,6 +131,12 @@ def _gain(quantised: Graph, part: Node) -> int:
     if isinstance(part, fixed.Synapse) and isinstance(source, fixed.FixedLIF) and source.role == COINCIDENCE:
         return int(part.weight.min()) + int(part.weight.max())  # one of them is 0
     return 0
+
+
+def _steady(node: fixed.FixedLIF) -> Array:
+    """The spikes of neurons without memory that read nothing."""
+    spikes: Array = (bias_of(node) > (node.threshold_mant << fixed.ACTIVATION_SHIFT)).astype(np.int64)
+    return spikes
 
 
 def _together(quantised: Graph, node: fixed.FixedLIF, sent: Mapping[str, Array]) -> Array:

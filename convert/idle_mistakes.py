@@ -104,10 +104,11 @@ def _matters(old: Node, new: Node, graph: Graph, sent: Messages, done: Activity)
 
 
 def _late_matters(node: fixed.FixedLIF, done: Activity) -> bool:
-    """Whether a reset in step 1 in place of step 0 takes from v what a neuron that does not fire then shows."""
-    v, spikes = done.states[node.name]["v"], done.spikes[node.name]
-    kept = (np.abs(v[0]) * (4096 - node.decay_v)) >> 12 != 0
-    return bool((kept & ~spikes[1] if node.reset == "hard" else kept).any())
+    """Whether a reset in step 1 in place of step 0 takes from u, or from v what a neuron that is silent then shows."""
+    u, v = (np.abs(done.states[node.name][key][0]) for key in "uv")
+    kept = (v * (4096 - node.decay_v)) >> 12 != 0
+    current = (u * (fixed.NO_CURRENT_MEMORY - node.decay_u)) >> 12 != 0
+    return bool((kept & ~done.spikes[node.name][1] if node.reset == "hard" else kept).any() or current.any())
 
 
 def _longer_matters(node: fixed.FixedLIF, graph: Graph, sent: Messages, done: Activity) -> bool:

@@ -20,8 +20,8 @@ from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.kernels import per_channel
 from avsnn.convert.ir.node import Array
 from avsnn.convert.ir.products import UNIT_BITS
-from avsnn.convert.passes.currents import terms
-from avsnn.convert.passes.integer_formats import FRACTION_BITS
+from avsnn.convert.passes.currents import arriving, terms
+from avsnn.convert.passes.integer_formats import FRACTION_BITS, growth
 from avsnn.convert.passes.quantise import Scale
 from avsnn.convert.passes.quantise_products import ATTENDING, misjudged
 from avsnn.errors import VerifyError
@@ -66,7 +66,7 @@ def _check_population(folded: Graph, quantised: Graph, scale: Scale) -> int:
         return _check_counts(folded, quantised, scale)
     if isinstance(real, ir.LIF) and isinstance(quantised[node.inputs[0]], fixed.FixedUnitCurrent):
         return _check_unit_current(folded, quantised, scale)
-    found = [t for name in real.inputs for t in terms(folded, name)]
+    found = arriving(folded, real) if isinstance(real, ir.LIF) else [t for n in real.inputs for t in terms(folded, n)]
     checked = 0
     for term in found:
         synapse = quantised[term.name]
@@ -148,6 +148,7 @@ def _check_neuron(
 ) -> int:
     checked = _check_threshold(node, real, scale)
     _near(node.name, "decay", np.array(node.decay_v), np.array(4096 * (1 - real.decay)), 1.0)
+    _near(node.name, "decay of its current", np.array(node.decay_u + 1), np.array(4096 * (1 - real.current_decay)), 1.0)
     if isinstance(quantised[node.inputs[0]], fixed.HeldCurrent):
         _near(node.name, "bias", node.bias_mant, np.zeros(1), 1.0)  # the host has added it to the current
         return checked + 1 + node.bias_mant.size
@@ -252,10 +253,13 @@ def check_neurons(
 
 
 def _exact(node: fixed.FixedLIF, T: int) -> bool:
-    """Whether the decay loses nothing in a window of any integers, so that ties are exact."""
-    if node.decay_v == 2048:
-        return T - 1 <= FRACTION_BITS
-    return node.decay_v == fixed.MEMORYLESS or (node.decay_v == 0 and (node.reset == "hard" or T <= FINE // 4))
+    """Whether the decays lose nothing in a window of any integers, so that ties are exact."""
+    kept = 4096 - node.decay_v, fixed.NO_CURRENT_MEMORY - node.decay_u
+    if any(keep not in (0, 2048, 4096) for keep in kept):
+        return False
+    if kept[0] == 4096 and node.reset != "hard":  # what spikes have subtracted in excess adds up
+        return T <= FINE // 4 and kept[1] != 2048
+    return 2048 not in kept or T - 1 <= FRACTION_BITS
 
 
 def _rest(t: int, T: int, h: int, goal: Array, rng: np.random.Generator) -> Array:
@@ -288,29 +292,35 @@ def _against_fractions(
     """
     single = real.reset == "hard" and not np.ndim(node.threshold_mant)
     node, chosen, top = _chosen(node, threshold, rng)
-    h, keep = np.asarray(node.threshold_mant)[:, 0], 4096 - node.decay_v
+    h, keep, keep_u = np.asarray(node.threshold_mant)[:, 0], 4096 - node.decay_v, fixed.NO_CURRENT_MEMORY - node.decay_u
     whole = (chosen >> fixed.ACTIVATION_SHIFT).astype(object)
     room = (1 << (node.state_bits - 1 - fixed.ACTIVATION_SHIFT)) - 1
     span = int(np.abs(whole).max())  # a current must be able to make up for the bias
     step, memory = 1 << shift, min(T, -(-4096 // max(1, node.decay_v)))  # steps that add up to what v can reach
-    high = np.minimum(2 * h + 1 + span, room) // step
-    low = -(np.minimum(h + span, max(0, room // memory - span - 1)) // step)
+    keep_u = fixed.NO_CURRENT_MEMORY - node.decay_u
+    added = growth(T, keep_u / 4096)  # and to what u can reach
+    high = np.minimum(2 * h + 1 + span, int(room / added)) // step
+    low = -(np.minimum(h + span, max(0, int(room / (added * memory)) - span - 1)) // step)
     # what the membrane is a multiple of in the last step, and where among these the threshold is, or next to it
     goal = (top[:TIED].astype(object) << (T - 1)) // (FINE * step) + rng.choice([-1, 0, 0, 1], size=TIED)
     exact = np.zeros(SEQUENCES, dtype=object)  # membrane times FINE 4096^t
-    owed = 0 * exact
+    owed, drive = 0 * exact, 0 * exact  # as is the current
     u = v = np.zeros((SEQUENCES, 1), dtype=np.int64)
     spikes = None
     differs, tied = np.zeros(SEQUENCES, dtype=bool), np.zeros(SEQUENCES, dtype=bool)
     for t in range(T):
         one = FINE * 4096**t
-        carried, limit = exact * keep - owed * 4096, top.astype(object) * 4096**t
+        drive, limit = drive * keep_u, top.astype(object) * 4096**t
+        carried = exact * keep - owed * 4096 + drive
         one = one * step
         near = (limit - carried) // one - whole // step + rng.integers(0, 2, size=SEQUENCES)  # below, or on and above
         aimed = (rng.random(SEQUENCES) < 0.5) & (near >= low) & (near <= high)
         current = np.where(aimed, near, rng.integers(low, high + 1).astype(object))
         if t < T - 1:  # these windows reach the last step with the fraction of the threshold, and are aimed there
-            rest = _rest(t, T, int(h.min()) // step, goal, rng) - whole[:TIED] // step
+            rest = _rest(t, T, int(h.min()) // step, goal, rng)
+            if (keep, keep_u) in ((4096, 2048), (2048, 4096)):  # a current counts 2 - 2^-n times n steps later
+                rest = -rest
+            rest = rest - whole[:TIED] // step
             current[:TIED] = np.where((rest >= low[:TIED]) & (rest <= high[:TIED]), rest, current[:TIED])
         else:
             current[:TIED] = np.where((near >= low) & (near <= high), near, current)[:TIED]
@@ -318,7 +328,7 @@ def _against_fractions(
             units = room // step
             lowest, highest = -(units * one + carried) // one + 1, (units * one - carried) // one
             current = np.maximum(lowest, np.minimum(highest, current + whole // step)) - whole // step
-        exact = carried + (current + whole // step) * one
+        exact, drive = carried + (current + whole // step) * one, drive + current * one
         fires = (exact > limit if real.strict else exact >= limit).astype(bool)
         tied |= (exact == limit if single else abs(exact - limit) * 2 ** (T - 1) < one).astype(bool)
         a = (current * step).astype(np.int64)[:, None]

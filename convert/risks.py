@@ -70,6 +70,11 @@ def _neuron(node: ir.LIF, timesteps: int) -> Iterator[Risk]:
         kept = "" if stored == node.decay else f"{node.decay:g} is stored as {stored:.6f}, and "
         reason = f"{kept}v is rounded toward zero in every step"
         yield Risk(node=node.name, reason=reason, suggestion="a decay of 0.5 (tau=2) is exact; see its disagreement")
+    elif node.current_decay not in EXACT_DECAYS:
+        stored = round(node.current_decay * UNITY) / UNITY
+        kept = "" if stored == node.current_decay else f"{node.current_decay:g} is stored as {stored:.6f}, and "
+        reason = f"{kept}its current is rounded toward zero in every step"
+        yield Risk(node=node.name, reason=reason, suggestion="a current that halves (or is gone) is exact")
     elif node.decay == 0.5 and not node.strict:
         exact = FRACTION_BITS + 1 - _EXTRA_BITS.get(node.reset, 0)
         if timesteps > exact:

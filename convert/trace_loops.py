@@ -1,8 +1,9 @@
 """A loop over steps, written out in ``forward`` and unrolled by torch.fx, rolled up again to one step.
 
-Cells carry their state from call to call, so the calls of a cell count the steps. Every operation gets the step that it
-belongs to and a key that says what it computes of its step's inputs. All steps must have the same keys: then the
-operations of step 0 stand for all. Operations without any step (a convolution of a direct input) are the same in all.
+Cells carry or keep their state from call to call, so the calls of a cell count the steps. Every operation
+gets the step that it belongs to and a key that says what it computes of its step's inputs. All steps must have the same
+keys: then the operations of step 0 stand for all. Operations without any step (a convolution of a direct input) are the
+same in all.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Loop:
         stands: an operation to the one of step 0 (or the first alike) that stands for it.
         spikes: what unpacks the spikes of a call, to that call.
         states: what unpacks a state; nothing but its cell may read it.
+        starts: zeros that a cell is given as its first state.
         items: what picks a step of a sequence input, to the input.
         stacks: what joins all steps to a sequence, to what stands for its elements.
         totals: a sum that was made step by step, to what stands for the summands.
@@ -64,25 +66,32 @@ class Loop:
     stands: dict[fx.Node, fx.Node] = field(default_factory=dict)
     spikes: dict[fx.Node, fx.Node] = field(default_factory=dict)
     states: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    starts: set[fx.Node] = field(default_factory=set)
     items: dict[fx.Node, fx.Node] = field(default_factory=dict)
     stacks: dict[fx.Node, fx.Node] = field(default_factory=dict)
     totals: dict[fx.Node, fx.Node] = field(default_factory=dict)
     partial: set[fx.Node] = field(default_factory=set)
 
 
-def find_loop(program: fx.Graph, is_cell: Callable[[fx.Node], bool], sequences: Collection[str]) -> Loop:
+def find_loop(
+    program: fx.Graph,
+    way: Callable[[fx.Node], str],
+    sequences: Collection[str],
+    constants: Callable[[str], object] = lambda _name: None,
+) -> Loop:
     """Roll up a program.
 
     Args:
         program: as torch.fx wrote it.
-        is_cell: whether an operation is the call of a cell.
+        way: "cell" if an operation is the call of a cell, "keeps" if that keeps its state itself, else anything.
         sequences: inputs whose first axis is time.
+        constants: name of a tensor outside of ``forward``'s inputs, to the tensor.
 
     Raises:
         TraceError: steps that differ, states that are lost or read, connections from one step to another.
     """
-    found = _Finder(program, is_cell, sequences)
-    if not any(is_cell(n) for n in program.nodes):
+    found = _Finder(program, way, sequences, constants)
+    if not any(found.is_cell(n) for n in program.nodes):
         return Loop()
     for n in program.nodes:
         found.visit(n)
@@ -111,15 +120,25 @@ def drop_zeros(program: fx.Graph, constants: Callable[[str], object]) -> None:
 class _Finder:
     """Walks the program once."""
 
-    def __init__(self, program: fx.Graph, is_cell: Callable[[fx.Node], bool], sequences: Collection[str]) -> None:
-        self.program, self.is_cell, self.sequences = program, is_cell, sequences
+    def __init__(
+        self,
+        program: fx.Graph,
+        way: Callable[[fx.Node], str],
+        sequences: Collection[str],
+        constants: Callable[[str], object],
+    ) -> None:
+        self.program, self.way, self.sequences, self.constants = program, way, sequences, constants
         self.loop = Loop()
+        self.last: dict[object, fx.Node] = {}  # cell that keeps its state, to its last call
         self.keys: dict[object, int] = {}  # what is computed, to a number
         self.key: dict[fx.Node, int] = {}
         self.step: dict[fx.Node, int | None] = {}
         self.first: dict[int, fx.Node] = {}
         self.sums: dict[fx.Node, tuple[fx.Node, int]] = {}  # what stands for the summands, and how many there are
         self.runs: dict[int, set[int]] = {}  # steps in which a cell was called
+
+    def is_cell(self, n: fx.Node) -> bool:
+        return self.way(n) in ("cell", "keeps")
 
     def visit(self, n: fx.Node) -> None:
         if n.op == "output":
@@ -146,11 +165,10 @@ class _Finder:
             self.loop.stands[n] = chief
 
     def _cell(self, n: fx.Node) -> None:
-        x, state = n.args[0], n.args[1] if len(n.args) > 1 else n.kwargs.get("state")
+        x = n.args[0]
         assert isinstance(x, fx.Node)
-        source = self.loop.states.get(state) if isinstance(state, fx.Node) else None
-        if state is not None and (source is None or source.target != n.target):
-            raise _refusal(n, "starts from a state that is not its own")
+        source = self.last.get(n.target) if self.way(n) == "keeps" else self._source(n)
+        self.last[n.target] = n
         step = 0 if source is None else (self.step[source] or 0) + 1
         if self.step[x] not in (None, step):
             raise _refusal(n, f"reads step {self.step[x]} in step {step}: a connection back in time")
@@ -161,14 +179,31 @@ class _Finder:
             raise _refusal(n, "runs twice from the same state")
         self.runs[self.key[n]].add(step)
 
+    def _source(self, n: fx.Node) -> fx.Node | None:
+        """The call whose states a cell goes on from, each in its place; None if it starts anew."""
+        states = [state for state in (*n.args[1:], *n.kwargs.values()) if state is not None]
+        zeros = [s for s in states if isinstance(s, fx.Node) and s.op == "get_attr" and self._is_zero(s)]
+        if len(zeros) == len(states):
+            self.loop.starts.update(zeros)
+            return None
+        unpacked = [(self.loop.states.get(s), s.args[1:]) if isinstance(s, fx.Node) else (None, ()) for s in states]
+        source = unpacked[0][0]
+        if source is None or source.target != n.target or unpacked != [(source, (1 + i,)) for i in range(len(states))]:
+            raise _refusal(n, "starts from a state that is not its own")
+        return source
+
+    def _is_zero(self, n: fx.Node) -> bool:
+        value = self.constants(str(n.target))
+        return isinstance(value, Tensor) and not value.any()
+
     def _item(self, n: fx.Node) -> bool:
         """Spikes or state of a call, or a step of an input."""
         source, index = n.args
         if not isinstance(source, fx.Node) or not isinstance(index, int):
             return False
-        if self.is_cell(source) and index in (0, 1):
+        if self.is_cell(source) and index >= 0:
             (self.loop.spikes if index == 0 else self.loop.states)[n] = source
-            self._mark(n, ("spikes" if index == 0 else "state", self.key[source]), self.step[source])
+            self._mark(n, ("item", index, self.key[source]), self.step[source])
             return True
         if source.op == "placeholder" and str(source.target) in self.sequences:
             self.loop.items[n] = source

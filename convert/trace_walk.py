@@ -131,7 +131,7 @@ class Walker(fx.Interpreter):
                 rule, child = _module_rule(_unwrapped(child, base, lead), base, self.rules), child.module
             else:
                 rule = self._rule(n, child, base)
-                if isinstance(child, TIMELESS) and lead == 2:
+                if isinstance(child, TIMELESS) and lead == 2 and getattr(child, "step_mode", "") != "m":
                     remedy = "wrap it in TimeBatched"
                     raise TraceError(f"a {type(child).__name__} knows no time", where=base, remedy=remedy)
             emits = self._emits(n, child, rule, sources, lead)

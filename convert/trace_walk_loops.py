@@ -35,7 +35,7 @@ class LoopWalker(ViewWalker):
 
     def _operation(self, n: fx.Node, result: Any) -> None:
         loop = self.loop
-        if n in loop.partial or n in loop.states:
+        if n in loop.partial or n in loop.states or n in loop.starts:
             return
         if n in loop.totals:
             self._total(n, loop.totals[n], tuple(result.shape[1:]))

@@ -23,7 +23,7 @@ from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
 from avsnn.convert.ir.windows import resting_with_sources
 from avsnn.convert.problems import Problem, calling_line
-from avsnn.convert.trace_cells import is_cell, is_foreign
+from avsnn.convert.trace_cells import forget, is_cell, is_foreign, way
 from avsnn.convert.trace_loops import Sequence, drop_zeros, find_loop
 from avsnn.convert.trace_rules import MODULE_RULES
 from avsnn.convert.trace_site import Never, Rule, size
@@ -105,13 +105,14 @@ def survey(
         TraceError: ``forward`` cannot be followed at all.
         InputError: T is unknown or contradicts itself.
     """
-    double = copy.deepcopy(module).double().eval()
+    double = _copied(module, torch.float64)
     tensors = {name: torch.as_tensor(np.asarray(x)).double() for name, x in example_inputs.items()}
     spec = {name: dict((input_spec or {}).get(name, {})) for name in tensors}
     sequences = {name: x.shape for name, x in tensors.items() if spec[name].get("coding") == "sequence"}
     program = _follow(double, rules, sequences)
-    drop_zeros(program, partial(getattr, double))
-    loop = find_loop(program, partial(_calls_cell, double), sequences)
+    constants = partial(_constant, double)
+    drop_zeros(program, constants)
+    loop = find_loop(program, partial(_way, double), sequences, constants)
     T = _timesteps(double, program, tensors, spec, timesteps, loop.steps)
     walker = LoopWalker(program, double, spec, T, rules)
     walker.loop = loop
@@ -140,8 +141,35 @@ def survey(
     )
 
 
-def _calls_cell(module: nn.Module, n: fx.Node) -> bool:
-    return n.op == "call_module" and is_cell(module.get_submodule(str(n.target)))
+def _copied(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy to run: in evaluation mode, no neuron remembering anything."""
+    try:
+        copied = copy.deepcopy(module)
+    except RuntimeError as error:  # a state that training left behind
+        remedy = "reset its neurons after training (functional.reset_net, utils.reset)"
+        raise TraceError(f"cannot be copied ({error})", where=type(module).__name__, remedy=remedy) from error
+    forget(copied)
+    for child in copied.modules():
+        if is_foreign(child):
+            child.register_forward_hook(_as_given)
+    return copied.to(dtype).eval()
+
+
+def _as_given(_module: nn.Module, inputs: Any, output: Any) -> Any:
+    """The spikes of a neuron in the precision of its input: snnTorch's are float32 whatever it is given."""
+    if isinstance(output, tuple):
+        return output[0].to(inputs[0].dtype), *output[1:]
+    return output.to(inputs[0].dtype)
+
+
+def _constant(module: nn.Module, name: str) -> object:
+    """A tensor of a module or of one of its children, by its dotted name."""
+    place, _, attribute = name.rpartition(".")
+    return getattr(module.get_submodule(place), attribute, None)
+
+
+def _way(module: nn.Module, n: fx.Node) -> str:
+    return way(module.get_submodule(str(n.target))) if n.op == "call_module" else ""
 
 
 def _follow(module: nn.Module, rules: Mapping[type[nn.Module], Rule], sequences: Mapping[str, torch.Size]) -> fx.Graph:
@@ -180,7 +208,7 @@ def witness(
         `Activity` with ``outputs`` {"output": (B, K)} and the spikes of each neuron module, no states.
     """
     kind: torch.dtype = getattr(torch, dtype)
-    double = copy.deepcopy(module).to(kind).eval()
+    double = _copied(module, kind)
     emitted: dict[str, list[Array]] = {}
 
     def keep(name: str) -> Any:

@@ -18,7 +18,7 @@ from avsnn.errors import CapabilityError
 from avsnn.hw_profiles.profile import Profile
 
 REFUSED = "refused"
-_ROLES = {"or": "or_pool", "relay": "relay", "coincidence": "lif_hard"}
+_ROLES = {"or": "or_pool", "relay": "relay", "coincidence": "lif_hard", "bias": "lif_hard"}
 _RESETS = {"hard": "lif_hard", "subtract": "lif_subtract", "subtract_delayed": "lif_subtract"}
 
 
@@ -42,7 +42,8 @@ def needs(node: Node, graph: Graph) -> tuple[str, ...]:
         case fixed.FixedInput():
             return ("input_events",) if node.coding == "sequence" else ()
         case fixed.HeldCurrent():
-            return ("input_host_bias",)
+            remembered = any(_has_current(reader) for reader in graph.readers[node.name])
+            return ("input_host_message",) if remembered else ("input_host_bias",)
         case fixed.Synapse():
             kinds = ["conv2d" if isinstance(node, fixed.FixedConv2d) else "linear"]
             kinds += ["axon_delay"] if node.delay else []
@@ -61,6 +62,11 @@ def needs(node: Node, graph: Graph) -> tuple[str, ...]:
             return ("readout_host_sum",)
         case _:
             raise CapabilityError("no ability is known for this node", where=node.name, found=node.kind)
+
+
+def _has_current(node: Node) -> bool:
+    """Whether a population keeps a current, which a bias would go past."""
+    return isinstance(node, fixed.FixedLIF) and node.decay_u != fixed.NO_CURRENT_MEMORY
 
 
 def _of_population(node: fixed.FixedLIF) -> tuple[str, ...]:

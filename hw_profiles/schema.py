@@ -32,6 +32,7 @@ SCOPE_HOLDS: Mapping[str, frozenset[str]] = {
 ABILITIES = ("native", "microcode", "host", "refused")
 CAPABILITY_KINDS = (
     "input_host_bias",
+    "input_host_message",
     "input_events",
     "conv2d",
     "linear",
@@ -49,11 +50,11 @@ CAPABILITY_KINDS = (
     "unit_length",
     "readout_host_sum",
 )
-"""Kinds of node: a current that the host writes per sample, events from outside, the two synapses, the neuron with
-either reset, thresholds that differ inside a population, neurons that rest before their next window, max pooling of
-spikes, a delaying neuron, a delay in the synapse, messages with a payload, spikes times spikes within a step (attention
-and its maps), attention that needs the whole window, products of sums of spikes, spike counts scaled to length 1, and
-the host adding up the last synapse's output."""
+"""Kinds of node: a current that the host writes per sample, or sends in every step to neurons that keep it; events from
+outside, the two synapses, the neuron with either reset, thresholds that differ inside a population, neurons that rest
+before their next window, max pooling of spikes, a delaying neuron, a delay in the synapse, messages with a payload,
+spikes times spikes within a step (attention and its maps), attention that needs the whole window, products of sums of
+spikes, spike counts scaled to length 1, and the host adding up the last synapse's output."""
 
 GRANULARITIES = ("population", "group", "neuron")
 USES = ("target", "pricing")

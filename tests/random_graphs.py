@@ -17,7 +17,7 @@ import numpy as np
 
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.graph import Graph
-from avsnn.convert.ir.interpreter import apply, check_input, fire
+from avsnn.convert.ir.interpreter import apply, check_input, decayed, fire
 from avsnn.convert.ir.kernels import conv_size
 from avsnn.convert.ir.node import Array, Node, Shape
 
@@ -50,6 +50,7 @@ def draw(seed: int, T: int, blocks: int | None = None) -> Drawn:
 class _Draw:
     def __init__(self, seed: int, T: int) -> None:
         self.rng, self.T = np.random.default_rng([seed, T]), T
+        self.slow = np.random.default_rng([seed, T, 1])  # of currents
         self.nodes: dict[str, Node] = {}
         self.values: dict[str, Array] = {}  # (1 or T, samples, *shape)
         self.inputs: dict[str, Array] = {}
@@ -165,11 +166,13 @@ class _Draw:
         gain = float(self.pick([1.0, 1 - decay or 1.0, round(rng.uniform(0.3, 2.0), 2)]))
         reset = "hard" if counts else str(self.pick(RESETS))
         strict = self.chance(0.3)
+        kept = 0.0 if counts else float(self.slow.choice([0.0, 0.0, 0.0, 0.5, round(self.slow.uniform(0.05, 0.95), 2)]))
+        arrives = decayed(self.values[current], kept, self.T) if kept else self.values[current]
         factors = np.ones(())
         if thresholds and not counts and self.chance(0.2):
             lead = self.pick([shape, (shape[0], *(1,) * (len(shape) - 1)), (1, *shape[1:])])
             factors = rng.uniform(0.7, 1.5, size=lead)
-        top = float(np.quantile(gain * self.values[current][: self.now], 0.95))
+        top = float(np.quantile(gain * arrives[: self.now], 0.95))
         name = f"p{len(self.nodes)}"
         for share in rng.permutation([0.15, 0.3, 0.45, 0.6, 0.8, 1.0, 1.4, 2.0]):
             level = top * float(share) * rng.uniform(0.9, 1.1) * factors
@@ -179,7 +182,7 @@ class _Draw:
                 raise DeadError
             node = ir.LIF(
                 name=name, inputs=(current,), shape=shape, decay=decay, gain=gain, threshold=threshold, reset=reset,
-                strict=strict, steps=self.now % self.T,
+                strict=strict, steps=self.now % self.T, current_decay=kept,
             )  # fmt: skip
             spikes, _, _ = fire(node, self.values[current], self.T, None)
             fired = spikes.reshape(-1, math.prod(shape)).any(axis=0).mean()
@@ -190,6 +193,7 @@ class _Draw:
                 self.parts |= {reset, "strict" if strict else "not strict"}
                 self.parts |= {"thresholds"} if level.ndim else set()
                 self.parts |= {f"decay {decay:g}" if decay in (0.0, 0.5, 1.0) else "decay"}
+                self.parts |= {f"current {kept:g}" if kept in (0.0, 0.5) else "current"}
                 return name
         raise DeadError
 

@@ -220,7 +220,7 @@ class FixedLIF(Node):
     ``steps`` above 0: the population rests from that step of its window on, which is in wall steps with
     ``(w - reset_phase) % reset_interval >= steps``: u = v = 0, no spike, nothing left to subtract, whatever arrives.
     bias_mant: int64, broadcastable to shape. ``role``: "neuron" (the user's), "or" (a max pool), "relay" (a delay),
-    "coincidence" (a product of spikes).
+    "coincidence" (a product of spikes), "bias" (fires in every step, for a bias that must enter u).
     """
 
     threshold_mant: int | Array

@@ -58,6 +58,9 @@ def _run(
             forced = force.get(node.name) if force else None
             s, v, tie = fire(node, arguments[0], graph.timesteps, forced)
             spikes[node.name], states[node.name], ties[node.name] = s, {"v": v}, tie
+            if node.current_decay:
+                u = states[node.name]["u"] = decayed(arguments[0], node.current_decay, graph.timesteps)
+                u[node.steps or graph.timesteps :] = 0.0
             values[node.name] = (s if forced is None else forced).astype(np.float64)
             values[node.name][node.steps or graph.timesteps :] = 0.0  # at rest nothing can be forced
         else:
@@ -91,8 +94,18 @@ def check_input(node: ir.Input, inputs: Mapping[str, Array], timesteps: int) -> 
     return x[None] if lead == 1 else np.concatenate([x, np.zeros((timesteps - steps, *x.shape[1:]))])
 
 
+def decayed(x: Array, decay: float, timesteps: int) -> Array:
+    """``y[t] = decay y[t-1] + x[t]``, ``y[-1] = 0``, over the window: (T, B, *shape)."""
+    found = np.empty((timesteps, *x.shape[1:]))
+    y = np.zeros(x.shape[1:])
+    for t, now in enumerate(np.broadcast_to(x, found.shape)):
+        found[t] = y = decay * y + now
+    return found
+
+
 def fire(node: ir.LIF, current: Array, timesteps: int, forced: Array | None) -> tuple[Array, Array, Array]:
-    """Walk one population through its window: (spikes, recorded state, ties), each (T, B, *shape)."""
+    """Walk one population through its window: (spikes, recorded v, ties), each (T, B, *shape)."""
+    current = decayed(current, node.current_decay, timesteps) if node.current_decay else current
     full = np.broadcast_to(current, (timesteps, *current.shape[1:]))
     spikes = np.empty(full.shape, dtype=bool)
     states = np.empty(full.shape)

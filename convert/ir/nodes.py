@@ -85,6 +85,8 @@ class LIF(Node):
     Reset ``subtract_delayed``: ``u[t] = decay u[t-1] + gain x[t] - threshold s[t-1]``, what is subtracted does not
     decay; ``u[-1] = s[-1] = 0``. The recorded state is ``v = u[t]``, as the subtraction is still to come.
     From step ``steps`` on (if it is not 0), ``s[t] = v[t] = 0``.
+    ``current_decay`` other than 0: the neuron has a synaptic current, ``i[t] = current_decay i[t-1] + x[t]``,
+    ``i[-1] = 0``, which takes the place of x[t], and which no spike resets. It is recorded as the state ``u = i[t]``.
     """
 
     decay: float
@@ -92,6 +94,7 @@ class LIF(Node):
     threshold: float | Array
     reset: str = "hard"
     strict: bool = False
+    current_decay: float = 0.0
     layout: Array | None = None
     steps: int = 0
 

@@ -53,6 +53,31 @@ def terms(graph: Graph, name: str) -> list[Term]:
     return [term for layer, n in Counter(_summed(graph, name)).items() for term in _terms_of(graph, layer, n)]
 
 
+def arriving(graph: Graph, node: ir.LIF) -> list[Term]:
+    """The weighted connections of a population.
+
+    A bias of the chip goes into v, past the current. So where a population has a current of its own, its biases become
+    the weights of one more connection, from a neuron called ``node.bias`` that fires in every step. (The host adds the
+    bias to a current that it holds.)
+    """
+    found = terms(graph, node.inputs[0])
+    bias = total_bias(found)
+    if not node.current_decay or not bias.any() or all(_held(graph, t) for t in found):
+        return found
+    silent = {t.layer.name: replace(t.layer, bias=np.zeros(len(t.weight))) for t in found}
+    flat = np.broadcast_to(per_channel(bias, len(node.shape)), node.shape).reshape(-1, 1)
+    steady = f"{node.name}.bias"
+    wire = ir.Linear(
+        name=f"{steady}.wire", inputs=(steady,), shape=node.shape, origin=node.origin, weight=flat, bias=np.zeros(1)
+    )
+    return [*(replace(t, layer=silent[t.layer.name]) for t in found), Term(layer=wire, source=steady, name=wire.name)]
+
+
+def _held(graph: Graph, term: Term) -> bool:
+    source = graph.by_name.get(term.source)
+    return isinstance(source, ir.Input) and source.coding == "direct"
+
+
 def _summed(graph: Graph, name: str) -> list[str]:
     """What is summed up to ``name``, sums within sums opened."""
     node = graph[name]

@@ -24,6 +24,9 @@ takes the smallest exponent that holds it, so that rows with small weights keep 
 all at the same scale. A chip holds few formats, so the exponents of a connection are consecutive, and none is kept that
 rounds nothing differently.
 
+**Synaptic currents.** A current that is halved, or keeps all or nothing, puts u on the grid of v: exact as above, but
+where neurons that fire on ``>=`` forget nothing and subtract while u is halved: there sigma counts every spike.
+
 **Thresholds that differ within a population** share S, so only their rounded values ``h_i`` fit; each is within half a
 unit of ``S threshold_i / gain - g``. Neurons are then exact for ``h_i + g``, and ties of the real threshold are not.
 """
@@ -196,13 +199,18 @@ def tie(timesteps: int, reset: str) -> float:
     return grid(timesteps) / {"hard": 1, "subtract": 2, "subtract_delayed": 4}[reset]
 
 
-def memory(decay: float, timesteps: int) -> float:
-    """``1 + k + k^2 + ...``, T terms: how often v can hold the current of a step, k the fraction kept.
+def growth(timesteps: int, *decays: float) -> float:
+    """What states in a row, each decaying and adding the one before it, reach in a window on a steady current of 1.
 
-    >>> memory(0.5, 3), memory(1.0, 4), memory(0.0, 4)
-    (1.75, 4.0, 1.0)
+    >>> growth(4, 0.0), growth(4, 0.5), growth(2, 1.0, 1.0)
+    (1.0, 1.875, 3.0)
     """
-    return float(sum(decay**t for t in range(timesteps)))
+    states = [0.0] * len(decays)
+    for _ in range(timesteps):
+        current = 1.0
+        for k, decay in enumerate(decays):
+            states[k] = current = decay * states[k] + current
+    return states[-1]
 
 
 def reach(layer: ir.Conv2d | ir.Linear, weight: Array, bias: Array, low: int, high: int) -> float:

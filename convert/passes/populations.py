@@ -174,6 +174,7 @@ class Populations:
             origin=node.origin,
             threshold_mant=h,
             decay_v=round(4096 * (1 - node.decay)),
+            decay_u=round(4096 * (1 - node.current_decay)) - 1,
             bias_mant=bias,
             bias_exp=fixed.ACTIVATION_SHIFT + up,
             reset=node.reset,

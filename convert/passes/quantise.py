@@ -21,7 +21,7 @@ from avsnn.convert.ir.fixed_interpreter import connect, filled, product
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret, values
 from avsnn.convert.ir.node import Array, Node
-from avsnn.convert.passes.currents import spike_sources, terms, unit
+from avsnn.convert.passes.currents import arriving, spike_sources, terms, unit
 from avsnn.convert.passes.integer_formats import Target
 from avsnn.convert.passes.populations import Candidate, Populations
 from avsnn.convert.passes.quantise_products import ATTENDING, integer_product, normed
@@ -41,6 +41,7 @@ class Scale:
         threshold_error: largest rounding of a threshold, in integer units, where a population has several; else 0.
         decay_error: the integer decay, a multiple of 1/4096, minus the real one.
         shift: k, where all currents are multiples of ``2^k`` so that windows of more than 7 steps keep their ties.
+        current_decay_error: likewise, of the population's own current.
     """
 
     population: str
@@ -50,6 +51,7 @@ class Scale:
     threshold_error: float = 0.0
     decay_error: float = 0.0
     shift: int = 0
+    current_decay_error: float = 0.0
 
 
 def quantise(
@@ -199,6 +201,9 @@ class _Builder:
     def _population(self, node: ir.LIF) -> None:
         source = self.graph[node.inputs[0]]
         scaled = normed(self.graph, node)
+        if node.current_decay and (scaled is not None or isinstance(source, ATTENDING)):
+            what, remedy = "a synaptic current behind counts", "neurons without one there (tau_syn_inv = 1 / dt)"
+            raise CapabilityError(what, where=node.origin or node.name, found=source.kind, remedy=remedy)
         if scaled is not None:
             best = self.populations.scaled(node, *scaled)
         else:
@@ -223,16 +228,36 @@ class _Builder:
             threshold_error=off,
             decay_error=(fixed.MEMORYLESS - population.decay_v) / 4096 - node.decay,
             shift=made.shift,
+            current_decay_error=(fixed.NO_CURRENT_MEMORY - population.decay_u) / 4096 - node.current_decay,
         )
 
     def _weighted(self, node: ir.LIF) -> Candidate:
-        """A population that reads weighted sums."""
-        found = terms(self.graph, node.inputs[0])
+        """A population that reads weighted sums, and perhaps a neuron that brings its bias."""
+        found = arriving(self.graph, node)
+        if found[-1].source == f"{node.name}.bias":
+            self._steady(node, found[-1].source)
         held = [self._direct(t.source) for t in found]
         if any(held) and not all(held):
             raise CapabilityError("spikes and a held input into one population", where=node.origin or node.name)
         make = self.populations.held if all(held) else self.populations.driven
         return make(node, found)
+
+    def _steady(self, node: ir.LIF, name: str) -> None:
+        """A neuron that fires in every step: a unit of bias, no memory, threshold 0."""
+        self._keep(
+            fixed.FixedLIF(
+                name=name,
+                shape=(1,),
+                origin=node.origin,
+                threshold_mant=0,
+                decay_v=fixed.MEMORYLESS,
+                bias_mant=np.ones(1, dtype=np.int64),
+                role="bias",
+                steps=node.steps,
+                state_bits=self.target.state_bits,
+            )
+        )
+        self.calibrated[name] = np.ones((self.graph.timesteps, 1, 1), dtype=bool)
 
     def _multiplied(self, node: ir.ProductOfMeans) -> None:
         """A product of sums that synapses read."""

@@ -20,7 +20,7 @@ from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Node
 from avsnn.convert.ir.products import UNIT_BITS
-from avsnn.convert.passes.integer_formats import Target, grid, memory
+from avsnn.convert.passes.integer_formats import Target, grid, growth
 from avsnn.errors import CapabilityError, QuantizeError
 
 ATTENDING = (ir.Attention, ir.AttentionMap, ir.MappedValues)
@@ -185,7 +185,7 @@ def unit_current(
     if not isinstance(node.threshold, float | int):
         raise CapabilityError("one threshold is needed behind a norm", where=node.origin or node.name)
     real, room = float(node.threshold) / node.gain, (1 << (target.state_bits - 1 - fixed.ACTIVATION_SHIFT)) - 1
-    room = int(room / memory(node.decay, graph.timesteps))  # v may add the current up for a window
+    room = int(room / growth(graph.timesteps, node.decay))  # v may add the current up for a window
     h = int(min(HEADROOM * room / max(peak, 1e-30) * real, target.threshold_room) - 1)
     if h < 1:
         raise QuantizeError("currents do not fit the state", where=node.origin or node.name, found=peak, limit=room)

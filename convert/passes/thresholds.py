@@ -14,7 +14,7 @@ from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.node import Array
 from avsnn.convert.passes.currents import Term
-from avsnn.convert.passes.integer_formats import Target, memory, shift, tie
+from avsnn.convert.passes.integer_formats import Target, growth, shift, tie
 from avsnn.convert.passes.quantise_products import HEADROOM
 from avsnn.errors import QuantizeError
 
@@ -136,6 +136,8 @@ class Thresholds:
     @property
     def shift(self) -> int:
         """k: what currents are to be multiples ``2^k`` of, so that ties are exact."""
+        if self.node.current_decay not in (0.0, 0.5, 1.0):  # then u is rounded in every step whatever its multiples are
+            return 0
         return shift(self.timesteps, round(4096 * (1 - self.node.decay)))
 
     def shifted(self, tried: list[int], found: list[Term], bias: Array) -> list[int]:
@@ -230,7 +232,7 @@ class Thresholds:
     def _state_room(self) -> float:
         """The largest current in activation units that v can hold, come in every step of a window."""
         room = 1 << (self.target.state_bits - 1 - fixed.ACTIVATION_SHIFT)
-        return room / memory(self.node.decay, self.timesteps)
+        return room / growth(self.timesteps, self.node.current_decay, self.node.decay)
 
     def _room(self, threshold: float, found: list[Term], bias: float) -> int:
         """Largest threshold for which no input whatever can push current and bias out of u or v."""

@@ -110,7 +110,12 @@ def resting(graph: Graph) -> list[str]:
 def approximations(record: Mapping[str, Any]) -> list[str]:
     """Where neurons are not those of the folded graph: decays and thresholds that rounded, windows that differ."""
     notes = []
-    for what, key in (("decay", "decay_error"), ("one of several thresholds, in integer units,", "threshold_error")):
+    rounded = {
+        "decay": "decay_error",
+        "decay of the current": "current_decay_error",
+        "one of several thresholds, in integer units,": "threshold_error",
+    }
+    for what, key in rounded.items():
         errors = {scale["population"]: abs(scale.get(key, 0.0)) for scale in record.get("scales", ()) if scale.get(key)}
         if errors:
             worst = max(errors, key=errors.__getitem__)

@@ -257,7 +257,8 @@ PARTS = {
     "DSLN positions": 0.05, "space": 0.1, "space, other grids": 0.01, "time": 0.1, "AttentionMap": 0.05,
     "MappedValues": 0.05, "ProductOfMeans": 0.05, "Unit": 0.1, "hard": 0.7, "subtract": 0.4, "subtract_delayed": 0.4,
     "strict": 0.4, "not strict": 0.7, "thresholds": 0.3, "decay 0": 0.3, "decay 0.5": 0.5, "decay 1": 0.3,
-    "decay": 0.3, "direct": 0.3, "sequence": 0.3, "graded input": 0.3, "events": 0.1, "other scale": 0.2,
+    "decay": 0.3, "current": 0.2, "current 0.5": 0.2,
+    "direct": 0.3, "sequence": 0.3, "graded input": 0.3, "events": 0.1, "other scale": 0.2,
     "two answers": 0.05, "delay": 0.5, "delay in a product": 0.05, "exponent": 0.1, "mixed": 0.7, "excitatory": 0.3,
     "inhibitory": 0.05, "shorter window": 0.2,
 }  # fmt: skip

@@ -242,6 +242,17 @@ def resets(reset: str) -> Graph:
     return answered(net, "d")
 
 
+def synaptic() -> Graph:
+    """Neurons with a current of their own, behind a held input, a layer and a sum; a long window of slow decays."""
+    net = Net(7, 16, (2, 3, 3))
+    slow: dict[str, Any] = {"current_decay": 0.9, "decay": 0.97, "gain": 0.05, "strict": True}
+    net.lif("a", net.conv("c1", "x", 3, 3, padding=(1, 1)), **slow)
+    net.lif("b", net.conv("c2", "a", 3), current_decay=0.5, strict=True, threshold=0.9)
+    net.add(ir.Add, "sum", (net.conv("c3", "b", 3), net.conv("skip", "a", 3)))
+    net.lif("d", "sum", current_decay=0.75, gain=0.25, reset="subtract_delayed", strict=True, threshold=1.2)
+    return answered(net, "d")
+
+
 def skips() -> Graph:
     """Shortcuts over one to four populations, and a maximum over windows."""
     done = spiking_graph(8, T=3, depth=5, skips=((0, 2), (0, 4), (1, 4)), pool=True, read=(1,))
@@ -295,6 +306,7 @@ NETWORKS: dict[str, Callable[[], Graph]] = {
     "subtract": lambda: resets("subtract"),
     "subtract_delayed": lambda: resets("subtract_delayed"),
     "long": lambda: spiking_graph(3, T=9, depth=2, coding="sequence"),
+    "synaptic": synaptic,
     "skips": skips,
     "silent": silent,
     "dead": dead,

@@ -20,7 +20,7 @@ from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.kernels import per_channel
 from avsnn.convert.ir.node import Array, Node
 from avsnn.convert.ir.products import UNIT_BITS
-from avsnn.convert.passes import pointwise
+from avsnn.convert.passes import currents, pointwise
 
 Function = Callable[..., Any]
 Breaker = Callable[[Function], Function]
@@ -488,7 +488,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         for reset, where in (("hard", "a"), ("subtract", "a"), ("subtract_delayed", "b"))
     ),
     Mutation(
-        rule="integer_formats.memory", what="v as though it forgot every step", network="graded",
+        rule="integer_formats.growth", what="v as though it forgot every step", network="graded",
         how=instead(lambda *_a: 1.0), found="a: an input of the network can push v out of the state",
     ),
     Mutation(
@@ -660,6 +660,31 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         rule="lower_attention.neurons_of", what="half as many neurons", network="stock space",
         how=after(lambda out, *_a: out and out // 2), found="attention: another number of neurons in its place",
+    ),
+    # synaptic currents
+    Mutation(
+        rule="currents.arriving", what="a bias that goes past the current", network="synaptic",
+        how=instead(lambda graph, node: currents.terms(graph, node.inputs[0])),
+        found="b: quantised = folded: a bias goes past the current",
+    ),
+    Mutation(
+        rule="currents.arriving", what="a bias forgotten", network="synaptic",
+        how=after(lambda out, *_a: out[:-1] or out), found="b: quantised = folded: current differs",
+    ),
+    Mutation(
+        rule="quantise.quantise", what="neurons that bring a bias never fire", network="synaptic",
+        how=nodes(lambda n: replace(n, bias_mant=0 * n.bias_mant), fixed.FixedLIF, names="b.bias d.bias"),
+        found="b: quantised = folded: current differs",
+    ),
+    Mutation(
+        rule="quantise.quantise", what="currents that decay by a little less", network="synaptic",
+        how=nodes(lambda n: replace(n, decay_u=n.decay_u - 1), fixed.FixedLIF, names="b"),
+        found="b: decay of its current () is not its folded value rounded",
+    ),
+    Mutation(
+        rule="integer_formats.growth", what="a current does not add up", network="synaptic",
+        how=instead(lambda *_a: 1.0),
+        found="a: an input of the network can push v out of the state",
     ),
     # schedule
     *(
