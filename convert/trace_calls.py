@@ -7,7 +7,7 @@ from typing import Any
 
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.trace_site import Made, Never, Site, over_time, refuse, size
-from avsnn.convert.trace_views import Complement, Gate, MeanAxes
+from avsnn.convert.view_graph import Complement, Gate, MeanAxes
 
 
 def flatten(module: object, site: Site) -> Made:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.trace_site import Made, Site, array, over_time, refuse
-from avsnn.convert.trace_views import MatMul
+from avsnn.convert.view_graph import MatMul
 from avsnn.train import attention, norms
 from avsnn.train.models.shaf import Frames
 

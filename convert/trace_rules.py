@@ -16,7 +16,7 @@ from avsnn.convert import trace_products as products
 from avsnn.convert import trace_user as user
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.trace_site import Made, Never, Rule, Site, array, over_time, pair, refuse
-from avsnn.convert.trace_views import PointLinear
+from avsnn.convert.view_graph import PointLinear
 from avsnn.train import attention, norms
 from avsnn.train.layers import DirectCoding, Normalise
 from avsnn.train.models import counting, shaf

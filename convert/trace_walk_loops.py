@@ -16,8 +16,8 @@ from avsnn.convert.trace_cells import is_cell, is_foreign, rule_of
 from avsnn.convert.trace_loops import Loop
 from avsnn.convert.trace_site import Rule, Site
 from avsnn.convert.trace_user import LINES, mean_line
-from avsnn.convert.trace_views import RAW
 from avsnn.convert.trace_walk_views import ViewWalker
+from avsnn.convert.view_graph import RAW
 from avsnn.errors import TraceError
 
 DIVISIONS = (operator.truediv, torch.div)

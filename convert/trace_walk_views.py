@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, fx
 
 from avsnn.convert.trace_site import size
-from avsnn.convert.trace_views import View
 from avsnn.convert.trace_walk import Walker
+from avsnn.convert.view_graph import View
 from avsnn.errors import TraceError
 from avsnn.train.layers import DirectCoding
 

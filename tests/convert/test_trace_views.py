@@ -180,9 +180,9 @@ def test_networks_that_look_at_tokens_in_many_ways_convert(kind: type[nn.Module]
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_view_that_takes_other_features_is_noticed(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
     module, inputs = make(kind)
-    from avsnn.convert import trace_views, trace_walk_views
+    from avsnn.convert import trace_walk_views, view_graph
 
-    right = trace_views.View
+    right = view_graph.View
 
     def wrong(**given: object) -> object:
         index = given["index"]
