@@ -107,7 +107,7 @@ def _check_counts(folded: Graph, quantised: Graph, scale: Scale) -> int:
         _near(node.name, "bias", whole, source.bias[None] * scale.scale * step, step)
         return 3 + node.bias_mant.size
     h, gain = int(node.threshold_mant), counts.gain
-    wrong = _unsuited(real, factor, gain, h, T)
+    wrong = _unsuited(real, factor, gain, h, T) or ("" if gain % (1 << scale.shift) == 0 else "counts are off the grid")
     if not wrong and not _unsuited(real, factor, gain, h + math.ceil(Fraction(gain, 1 << (T - 1))), T):
         wrong = "the check of thresholds behind counts did not notice one a step off"
     if wrong or node.bias_mant.any():

@@ -115,7 +115,8 @@ class Populations:
         population = self._neuron(node, [source.name], plan.threshold, np.rint(plan.scale * bias).astype(np.int64))
         current = product(attending, *(self.calibrated[name] for name in attending.inputs))
         spikes = _walk(population, lambda t: current[t], self.graph.timesteps, current.shape[1:])
-        return self._candidate(node, (attending, population), plan.scale, spikes)
+        made = self._candidate(node, (attending, population), plan.scale, spikes)
+        return replace(made, shift=self.thresholds(node).shift) if plan.exact else made  # a gain of 2^(T - 1)
 
     def scaled(self, node: ir.LIF, layer: ir.Linear, units: tuple[ir.Unit, ...]) -> Candidate:
         """A population that reads vectors of length 1, which the host makes of counts."""

@@ -157,6 +157,19 @@ def test_no_attainable_state_lies_between_real_and_integer_threshold(threshold: 
         assert (v > plan.threshold) == (v > real if strict else v >= real)
 
 
+def test_counts_of_long_windows_were_said_to_miss_ties_on_currents_that_no_count_is() -> None:
+    graph, inputs = replace(attending("space", 0), timesteps=9), spikes(1)
+    long = {name: np.concatenate([x, x, x])[:9] for name, x in inputs.items()}
+    whole, scales = quantise(graph, target=TARGET, calibration=long)
+    counts = next(s for s in scales if s.population == "a.lif")
+    assert counts.shift == 2
+    assert check_parameters(graph, whole, scales) > 0
+    assert next(c for c in check_neurons(graph, whole, scales) if c.population == "a.lif").mismatches == 0
+    more = [replace(n, gain=n.gain + 1) if isinstance(n, fixed.Product) else n for n in whole.nodes]
+    with pytest.raises(VerifyError, match=r"a\.lif"):
+        check_parameters(graph, whole.with_nodes(more), scales)
+
+
 def test_counts_that_cannot_fit_are_refused() -> None:
     graph = attending("space", 0, threshold=1e6)
     node = graph["a.lif"]
