@@ -292,7 +292,7 @@ def _against_fractions(
     """
     single = real.reset == "hard" and not np.ndim(node.threshold_mant)
     node, chosen, top = _chosen(node, threshold, rng)
-    h, keep, keep_u = np.asarray(node.threshold_mant)[:, 0], 4096 - node.decay_v, fixed.NO_CURRENT_MEMORY - node.decay_u
+    h, keep = np.asarray(node.threshold_mant)[:, 0], 4096 - node.decay_v
     whole = (chosen >> fixed.ACTIVATION_SHIFT).astype(object)
     room = (1 << (node.state_bits - 1 - fixed.ACTIVATION_SHIFT)) - 1
     span = int(np.abs(whole).max())  # a current must be able to make up for the bias

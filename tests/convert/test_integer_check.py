@@ -106,8 +106,8 @@ def test_a_neuron_that_keeps_its_current_is_named(done: tuple[Graph, tuple[Scale
     graph, scales = done
     node = graph["p2"]
     assert isinstance(node, fixed.FixedLIF)
-    with pytest.raises(VerifyError, match=r"^p2: "):
-        check_neurons(FOLDED, swap(graph, replace(node, decay_u=2047)), scales)
+    with pytest.raises(VerifyError, match=r"^p2: decay of its current"):
+        check_parameters(FOLDED, swap(graph, replace(node, decay_u=2047)), scales)
 
 
 def test_a_decay_that_does_not_halve_is_reported_not_refused() -> None:
