@@ -212,5 +212,4 @@ def not_checked(graph: Graph, profile: Profile) -> tuple[str, ...]:
         found += [f"memory that {name.removesuffix('_bits')}s take" for name in sizes]
     if any(node.delay for node in graph.of(fixed.Synapse)):
         found.append("memory that delays take")
-    found += [f"{node.name}: {node.kind}, on no core" for node in graph.of(fixed.Product)]
     return tuple(found)

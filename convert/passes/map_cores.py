@@ -40,16 +40,22 @@ class Core:
     synapses: int
     synapse_bits: int
     memory_bits: int
+    formats: int
     axons_in: int
     axons_out: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mapping:
-    """Cores in order, how many chips hold them, what no published number could check, what runs elsewhere."""
+    """Cores in order and how many chips hold them.
+
+    ``limits``: those that were checked, by the field of `Core` that they bound; ``not_checked``: what nobody has
+    published; ``elsewhere``: nodes that are on no core.
+    """
 
     cores: tuple[Core, ...]
     chips: int
+    limits: dict[str, int]
     not_checked: tuple[str, ...]
     elsewhere: tuple[str, ...]
 
@@ -85,7 +91,10 @@ def map_cores(graph: Graph, profile: Profile) -> tuple[Graph, Mapping]:
     cores = tuple(_cores(rules, mapped, sent))
     chips = -(-len(cores) // profile.limits.cores_per_chip)
     elsewhere = tuple(n.name for n in graph if isinstance(n, fixed.Product | fixed.HeldCurrent))
-    mapping = Mapping(cores=cores, chips=chips, not_checked=not_checked(graph, profile), elsewhere=elsewhere)
+    bounds = {field: rules.limit(name) for name, field in {**LIMITS, "axons_out_per_core": "axons_out"}.items()}
+    limits = {field: bound for field, bound in bounds.items() if bound is not None and field in Core.__annotations__}
+    unknown = not_checked(graph, profile)
+    mapping = Mapping(cores=cores, chips=chips, limits=limits, not_checked=unknown, elsewhere=elsewhere)
     return mapped, mapping
 
 
@@ -208,6 +217,7 @@ def _cores(rules: Rules, mapped: Graph, sent: Array) -> Iterator[Core]:
             synapses=demand.synapses,
             synapse_bits=demand.synapse_bits,
             memory_bits=demand.memory_bits,
+            formats=demand.formats,
             axons_in=demand.axons_in,
             axons_out=int(sent[part.core]),
         )

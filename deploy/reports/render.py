@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from avsnn.deploy.reports.cores import cores_table
 from avsnn.deploy.reports.energy import BANNER
 from avsnn.deploy.reports.overflow import overflow_lines
 
@@ -19,7 +20,7 @@ def render_report(report: Mapping[str, Any], timing: Mapping[str, float], consol
     """Print all sections."""
     meta = report["meta"]
     console.print(Text(f"{meta['name']} for {meta['target']}, {meta['weight_bits']}-bit weights", style="bold"))
-    parts = (_accuracy, _proofs, _populations, _operations, _products, _energy, _capability, _warnings)
+    parts = (_accuracy, _proofs, _populations, cores_table, _operations, _products, _energy, _capability, _warnings)
     for part in parts:
         shown = part(report)
         if shown is not None:

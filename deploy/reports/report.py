@@ -70,6 +70,7 @@ def build_report(
         "left_out": record.get("left_out", []),
         "certificate": record.get("certificate", []),
         "latency_steps": record["latency_steps"],
+        "mapping": record.get("mapping", {}),
         "first_answer": first_answer(graph).to_json(),
         "agreement": record["agreement"],
         "capabilities": {

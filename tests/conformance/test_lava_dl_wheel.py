@@ -18,11 +18,14 @@ import pytest
 from avsnn.convert.ir.fixed_nodes import FixedLIF, FixedLinear, Synapse
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array
+from avsnn.convert.mapping_check import check_mapping
+from avsnn.convert.passes.map_cores import map_cores
 from avsnn.deploy.backends.base import Execution
 from avsnn.deploy.backends.cpu import simulate
 from avsnn.deploy.formats.net import read_net
 from avsnn.deploy.reports.counts import count
 from avsnn.errors import CapabilityError
+from tests.chips import chip
 
 WHEEL = "lava_dl-0.6.0-py3-none-any.whl"
 FOLDER = "tests/lava/lib/dl/netx"
@@ -104,6 +107,16 @@ def pilotnet(shipped: Shipped) -> Graph:
 def drive(graph: Graph, shipped: Shipped, copies: int = 1) -> Execution:
     image = shipped.array("pilotnet_lif/image")
     return simulate(graph, {"input": np.repeat(image[None], copies, axis=0)}, record="all")
+
+
+@pytest.mark.parametrize(("neurons", "cores"), [(8192, 32), (3168, 74)])
+def test_pilotnet_takes_no_more_cores_than_intels_compiler(pilotnet: Graph, neurons: int, cores: int) -> None:
+    """It took 74, none with more than 3,168 neurons; every weight and axon of our cut is checked."""
+    profile = chip(neurons_per_core=neurons)
+    mapped, mapping = map_cores(pilotnet, profile)
+    assert len(mapping.cores) <= cores
+    assert sum(core.neurons for core in mapping.cores) == 158_509
+    assert check_mapping(pilotnet, mapped, profile) > 200_000
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from avsnn.errors import AvsnnError
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 INTERRUPTED = 130
 ONCE_S = 10.0  # seconds for which a second Ctrl-C is ignored, so that the first one can clean up
-COMMANDS = ("train", "convert", "run", "report", "check", "diff", "data", "lava", "profiles", "audit")
+COMMANDS = ("train", "convert", "run", "report", "check", "fit", "diff", "data", "lava", "profiles", "audit")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,6 +85,7 @@ _HELP = {
     "run": "run a bundle on inputs",
     "report": "show the report of a bundle",
     "check": "list everything in a network that keeps it from a target, or might",
+    "fit": "cores and chips of every profile that a network takes, or what does not fit",
     "diff": "find the first place where two bundles, stages or back ends differ",
     "data": "list, describe and make embedded data",
     "lava": "install and check the Lava environment",

@@ -1,0 +1,65 @@
+"""What a conversion recorded of cores (`avsnn.convert.passes.map_cores.Mapping` as JSON) to shares and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+USED = {
+    "neurons": "neurons",
+    "synapse_bits": "synaptic memory",
+    "memory_bits": "memory",
+    "axons_in": "input axons",
+    "axons_out": "output axons",
+}
+"""Field of a core: what it is in a report."""
+
+
+def utilisation(mapping: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Share of each limit that cores use, the mean and the most of all cores; only limits that are known."""
+    shares = {
+        field: [core[field] / mapping["limits"][field] for core in mapping["cores"]]
+        for field in USED
+        if mapping["limits"].get(field)
+    }
+    return {
+        field: {"mean": round(sum(of) / len(of), 4), "most": round(max(of), 4)} for field, of in shares.items() if of
+    }
+
+
+def in_words(mapping: Mapping[str, Any]) -> str:
+    """``21 cores on 1 chip; neurons 61 % of a core (at most 100 %), ...``."""
+    chips, used = mapping["chips"], utilisation(mapping)
+    shares = [f"{USED[k]} {100 * s['mean']:.0f} % of a core (most {100 * s['most']:.0f} %)" for k, s in used.items()]
+    return f"{len(mapping['cores'])} cores on {chips} chip{'s' if chips > 1 else ''}; {', '.join(shares)}"
+
+
+def cores_table(report: Mapping[str, Any]) -> RenderableType | None:
+    """Cores of each population, how full they are, what was not checked, hops; None where no cores were asked for."""
+    mapping = report.get("mapping")  # reports of older bundles have none
+    if not mapping:
+        return None
+    if "refused" in mapping:
+        return Text(f"Cores: does not fit. {mapping['refused']}", style="yellow")
+    table = Table(title="Cores", title_justify="left", box=None, pad_edge=False)
+    for k, column in enumerate(("population", "cores", *(f"{name}, most" for name in USED.values()))):
+        table.add_column(column, justify="left" if k == 0 else "right", overflow="fold")
+    for name in dict.fromkeys(core["population"] for core in mapping["cores"]):
+        cores = [core for core in mapping["cores"] if core["population"] == name]
+        table.add_row(name, str(len(cores)), *(_most(cores, field, mapping["limits"].get(field)) for field in USED))
+    lines = [in_words(mapping)]
+    if (place := mapping.get("placement")) is not None:
+        saved = f"row by row {place['row_major_hops']:,}, tile by tile {place['packed_hops']:,}"
+        lines.append(f"{place['messages']:,} messages between cores make {place['hops']:,} hops ({saved})")
+    lines += [f"on no core: {', '.join(mapping['elsewhere'])}"] if mapping["elsewhere"] else []
+    lines += [f"not checked, as nothing is published: {', '.join(mapping['not_checked'])}"]
+    return Group(table, Text("\n".join(lines)))
+
+
+def _most(cores: list[Mapping[str, Any]], field: str, limit: int | None) -> str:
+    most = max(core[field] for core in cores)
+    return f"{most:,}" if not limit else f"{most:,} ({100 * most / limit:.0f} %)"
