@@ -299,7 +299,7 @@ def misplaced(graph: Graph) -> dict[str, Graph]:
             here = np.arange(len(shape)) == axis
             first = tuple(int(i) for i in node.first + here * (1 if up or not down else -1))
             last = tuple(int(i) for i in node.last + here * (1 if up else -1 if down else 0))
-            if first < last:  # a population of one neuron has no other place
+            if first[axis] < last[axis]:  # a population of one neuron has no other place
                 sizes = tuple(b - a for a, b in zip(first, last, strict=True))
                 moved = _swap(moved, replace(node, first=first, last=last, shape=sizes))
     mistakes = {"every core: axons left out": lost, "every slice: shifted by one": moved}

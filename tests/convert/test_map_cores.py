@@ -96,6 +96,15 @@ def test_a_cut_network_is_the_network(groups: int, most: int) -> None:
             same(graph, mistake, events(graph))
 
 
+def test_populations_of_one_neuron_have_no_other_place() -> None:
+    wire = conv("w", "x", (1, 1, 1), np.full((1, 4, 6, 7), 2))
+    graph = network(wire, lif("y", "w", (1, 1, 1)))
+    mapped, _ = map_cores(graph, chip())
+    assert list(eq.misplaced(mapped)) == ["every core: axons left out"]
+    with pytest.raises(VerifyError, match="mapped = scheduled on events"):
+        same(graph, eq.misplaced(mapped)["every core: axons left out"], events(graph))
+
+
 def test_the_mapped_stage_is_stored_and_read_back() -> None:
     graph = layers()
     mapped, _ = map_cores(graph, chip(neurons_per_core=17))
