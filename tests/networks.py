@@ -68,6 +68,17 @@ CASES: dict[str, Case] = {
     "audio-snn without pools": ("audio-snn", "tiny", {**_ACCUMULATE, "pool": False, "bands": 9, "frames": 7}),
     "audio-snn odd": ("audio-snn", "tiny", {**_ACCUMULATE, "head": "linear", "bands": 17, "frames": 35}),
     "smlp": ("smlp", "tiny", _ACCUMULATE),
+    "smlp windows": (
+        "smlp",
+        "tiny",
+        {
+            **_ACCUMULATE,
+            "timesteps": 8,
+            "hidden": 16,
+            "image_values": '{"timesteps": 8, "widths": [4], "blocks": 1, "stem_kernel": 3}',
+            "audio_values": '{"timesteps": 4, "channels": [4, 6], "bands": 8, "frames": 8}',
+        },
+    ),
     "smlp projected": ("smlp", "tiny", {**_ACCUMULATE, "project": 6, "hidden": 16}),
 }
 

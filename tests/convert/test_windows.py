@@ -50,11 +50,7 @@ from tests import networks
 from tests.random_graphs import draw
 
 FOUND = lava_env.doctor()
-PAPER = {
-    "readout": "accumulate", "hidden": 16, "timesteps": 8,
-    "image_values": '{"timesteps": 8, "widths": [4], "blocks": 1, "stem_kernel": 3}',
-    "audio_values": '{"timesteps": 4, "channels": [4, 6], "bands": 8, "frames": 8}',
-}  # fmt: skip
+PAPER = networks.CASES["smlp windows"]
 """SMLP with the windows of its paper: 8 steps of the image, 4 of the sound, 8 of what joins them."""
 
 
@@ -197,7 +193,7 @@ def test_two_windows_run_the_same_everywhere(request: pytest.FixtureRequest, cas
 
 def test_the_papers_windows_convert_and_run_everywhere(request: pytest.FixtureRequest) -> None:
     """SMLP: 8, 4 and 8 steps."""
-    module = networks.build(("smlp", "tiny", PAPER))
+    module = networks.build(PAPER)
     inputs, spec = networks.inputs(module, batch=4, seed=3)
     bundle = convert(module, inputs, input_spec=spec, proof_samples=4)
     scheduled = bundle.graph("scheduled")
@@ -272,7 +268,7 @@ def test_it_costs_no_operation_to_rest() -> None:
 
 def test_pools_rest_with_what_they_pool() -> None:
     """A maximum over windows of silence is silence; reports count the steps in which something could come."""
-    module = networks.build(("smlp", "tiny", PAPER))
+    module = networks.build(PAPER)
     inputs, spec = networks.inputs(module, batch=2, seed=3)
     graph = convert(module, inputs, input_spec=spec, proof_samples=2).graph("scheduled")
     steps = windows(graph)
