@@ -3,7 +3,7 @@
 Cells carry or keep their state from call to call, so the calls of a cell count the steps. Every operation
 gets the step that it belongs to and a key that says what it computes of its step's inputs. All steps must have the same
 keys: then the operations of step 0 stand for all. Operations without any step (a convolution of a direct input) are the
-same in all.
+same in all. Parts that do not meet inside loops may have windows of their own: a key then has as many steps as its part.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class Loop:
     """What was found.
 
     Attributes:
-        steps: T; 0 if no cell is called.
+        steps: T, of the longest window; 0 if no cell is called.
+        windows: an operation that belongs to a step, to how many steps have one like it.
         stands: an operation to the one of step 0 (or the first alike) that stands for it.
         spikes: what unpacks the spikes of a call, to that call.
         states: what unpacks a state; nothing but its cell may read it.
@@ -63,6 +64,7 @@ class Loop:
     """
 
     steps: int = 0
+    windows: dict[fx.Node, int] = field(default_factory=dict)
     stands: dict[fx.Node, fx.Node] = field(default_factory=dict)
     spikes: dict[fx.Node, fx.Node] = field(default_factory=dict)
     states: dict[fx.Node, fx.Node] = field(default_factory=dict)
@@ -133,6 +135,7 @@ class _Finder:
         self.keys: dict[object, int] = {}  # what is computed, to a number
         self.key: dict[fx.Node, int] = {}
         self.step: dict[fx.Node, int | None] = {}
+        self.when: dict[int, set[int]] = {}  # number of a key to the steps that have it
         self.first: dict[int, fx.Node] = {}
         self.sums: dict[fx.Node, tuple[fx.Node, int]] = {}  # what stands for the summands, and how many there are
         self.runs: dict[int, set[int]] = {}  # steps in which a cell was called
@@ -160,6 +163,8 @@ class _Finder:
         """Give an operation its key; the first one with it stands for the others."""
         number = self.keys.setdefault(what, len(self.keys))
         self.key[n], self.step[n] = number, step
+        if step is not None:
+            self.when.setdefault(number, set()).add(step)
         chief = self.first.setdefault(number, n)
         if chief is not n:
             self.loop.stands[n] = chief
@@ -262,16 +267,18 @@ class _Finder:
         return repr(value)
 
     def finish(self) -> Loop:
-        """All steps are there, and every sum that is read is over all of them."""
+        """All steps of a window are there, and every sum that is read is over all of them."""
         loop = self.loop
-        loop.steps = T = 1 + max((s for s in self.step.values() if s is not None), default=0)
+        loop.windows = {n: len(self.when[self.key[n]]) for n, step in self.step.items() if step is not None}
+        loop.steps = max((loop.windows[n] for n in self.program.nodes if self.is_cell(n)), default=1)
         for n in self.program.nodes:
-            if self.is_cell(n) and self.runs[self.key[n]] != set(range(T)):
-                raise _refusal(n, f"runs in {len(self.runs[self.key[n]])} of {T} steps, or not alike in all")
-            if n in loop.stacks and len(n.args[0]) != T:
+            if self.is_cell(n) and self.runs[self.key[n]] != set(range(loop.windows[n])):
+                raise _refusal(n, f"runs in {loop.windows[n]} steps that do not follow each other, or not alike in all")
+            if n in loop.stacks and len(n.args[0]) != (T := loop.windows[loop.stacks[n]]):
                 raise _refusal(n, f"stacks {len(n.args[0])} of {T} steps")
             if n in self.sums:
                 of, count = self.sums[n]
+                T = loop.windows[of]
                 readers = [user for user in n.users if user not in self.sums or self.sums[user][0] is not of]
                 if readers and count != T:
                     raise _refusal(n, f"sums {count} of {T} steps")

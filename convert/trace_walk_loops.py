@@ -11,11 +11,13 @@ from torch import fx, nn
 
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.node import Shape
+from avsnn.convert.problems import Problem
 from avsnn.convert.trace_calls import axes_of
 from avsnn.convert.trace_cells import is_cell, is_foreign, rule_of
 from avsnn.convert.trace_loops import Loop
 from avsnn.convert.trace_site import Rule, Site
 from avsnn.convert.trace_user import LINES, mean_line
+from avsnn.convert.trace_walk import ForwardError
 from avsnn.convert.trace_walk_views import ViewWalker
 from avsnn.convert.view_graph import RAW
 from avsnn.errors import TraceError
@@ -32,11 +34,19 @@ class LoopWalker(ViewWalker):
     """
 
     loop = Loop()  # no loop
+    here = 0  # steps of the window that an operation of the loop belongs to
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cells: dict[str, int] = {}  # name to the steps of its window
 
     def _operation(self, n: fx.Node, result: Any) -> None:
         loop = self.loop
         if n in loop.partial or n in loop.states or n in loop.starts:
             return
+        self.here = loop.windows.get(n, 0)
+        if self.here:
+            self._check_steps(n)
         if n in loop.totals:
             self._total(n, loop.totals[n], tuple(result.shape[1:]))
         elif n in loop.stands:
@@ -48,11 +58,28 @@ class LoopWalker(ViewWalker):
             self.lead[n] = 1
         elif n in loop.stacks:
             self._same(n, loop.stacks[n])
-            self.lead[n], self.steps[n] = 2, self.timesteps
+            self.lead[n], self.steps[n] = 2, loop.windows[loop.stacks[n]]
         elif self._is_unpacked(n):
             self._same(n, n.args[0])
         elif not self._neurons(n, result):
             super()._operation(n, result)
+        if n in loop.windows:
+            self.steps[n] = loop.windows[n]
+
+    def _check_steps(self, n: fx.Node) -> None:
+        """Refuse what is done in some steps of a window, and not in the others."""
+        own = self.loop.windows[n]
+        for source in n.all_input_nodes:
+            if self.steps.get(source, own) != own:
+                where = str(n.target) if n.op == "call_module" else n.name
+                what = f"is done in {own} of {self.steps[source]} steps of {self.names[source]}"
+                remedy = "every step of a window must do the same; parts with windows of their own meet behind them"
+                error = TraceError(what, where=where, remedy=remedy)
+                self.problems.append(Problem.of(error, line=n.meta.get("line", "")))
+                raise ForwardError
+
+    def _window(self, child: nn.Module | None, sources: list[fx.Node]) -> int:
+        return self.here or super()._window(child, sources)
 
     def _rule(self, n: fx.Node, child: nn.Module | None, base: str) -> Rule:
         if n.target in DIVISIONS and not isinstance(n.args[0], fx.Node):
@@ -109,8 +136,11 @@ class LoopWalker(ViewWalker):
 
     def _total(self, n: fx.Node, of: fx.Node, shape: Shape) -> None:
         """A sum over all steps: T times their mean."""
-        mean = ir.MeanTime(name=f"{n.name}.mean", inputs=(self.names[of],), shape=shape, origin=n.name)
-        total = ir.Scale(name=n.name, inputs=(mean.name,), shape=shape, origin=n.name, gain=float(self.timesteps))
+        steps = self.loop.windows[of]
+        mean = ir.MeanTime(
+            name=f"{n.name}.mean", inputs=(self.names[of],), shape=shape, origin=n.name, steps=self._shorter(steps)
+        )
+        total = ir.Scale(name=n.name, inputs=(mean.name,), shape=shape, origin=n.name, gain=float(steps))
         self.built += [mean, total]
         self.names[n], self.lead[n] = total.name, 1
 
@@ -127,6 +157,9 @@ class LoopWalker(ViewWalker):
             if lead != wanted:
                 remedy = "pass one step to a cell, all steps to a layer"
                 raise TraceError("takes samples for steps, or steps for samples", where=base, remedy=remedy)
+            if is_cell(child) and self.cells.setdefault(base, self.here) != self.here:
+                remedy = "give each part cells of its own"
+                raise TraceError("works in windows of different length", where=base, remedy=remedy)
             made = self._place(rule_of(child), child, self._site(n, child, base, [source], spikes, lead, lead))
         except TraceError as error:
             made = self._stand_in(error, n, base, [source], spikes, lead)

@@ -224,9 +224,11 @@ def witness(
             child.register_forward_hook(keep(name))
     with torch.no_grad():
         output = double(**{name: torch.as_tensor(np.asarray(x)).to(kind) for name, x in inputs.items()})
-    steps = graph.timesteps if graph is not None else len(emitted[next(iter(cells))]) if cells else 1
     spikes: dict[str, Array] = {}
     for name, calls in emitted.items():
+        steps = len(emitted[next(iter(cells))]) if cells else 1
+        if graph is not None and name in graph.by_name:
+            steps = getattr(graph[name], "steps", 0) or graph.timesteps
         several = len(calls) // steps if name in cells else len(calls)
         for k in range(several):
             label = name if k == 0 else f"{name}#{k + 1}"
@@ -292,9 +294,6 @@ def _timesteps(
     if not longest:
         what, remedy = "nobody says how many steps there are", "pass timesteps=T"
         raise InputError(what, where=type(module).__name__, remedy=remedy)
-    if looped and len(set(found.values())) > 1:
-        remedy = "give all parts of a network with a loop the same, or use layers that take all steps at once"
-        raise InputError("several numbers of steps", where=type(module).__name__, found=found, remedy=remedy)
     if given is not None and given != longest:
         raise _contradiction(module, found | {"timesteps": given})
     return longest

@@ -330,3 +330,55 @@ def test_norses_cell_with_a_current_that_is_gone_after_its_step() -> None:
     assert traced(module)["lif"].current_decay == 0.0  # type: ignore[attr-defined]
     module.lif = norse.LIFCell(p=norse.LIFParameters(tau_mem_inv=rate, v_th=th))  # tau_syn_inv = 200 / s
     assert traced(module)["lif"].current_decay == pytest.approx(0.8)  # type: ignore[attr-defined]
+
+
+class TwoLoops(Net):
+    """Image for T steps and sound for ``steps``, added when both are over; ``how`` says where they meet too early."""
+
+    def __init__(self, steps: int, how: str = "") -> None:
+        super().__init__()
+        self.steps, self.how, self.ear, self.weigh = steps, how, LIFBoxCell(), nn.Conv2d(1, 4, 3, padding=1)
+        randomise(self, 2)
+
+    def forward(self, image: Tensor, sound: Tensor) -> Tensor:
+        a = b = c = None
+        total: Any = 0.0
+        heard = []
+        for t in range(T):
+            y, a, b = self.step(image, a, b)
+            total = total + self.scores(y)
+            if t < self.steps:
+                z, c = self.ear(self.weigh(sound), c)
+                if self.how == "added":
+                    z = z + y
+                heard.append(self.head(z.mean((2, 3))))
+        if self.how == "last":
+            heard = heard[-1:]
+        late = torch.stack(heard).mean(0)
+        made: Tensor = total / T + late
+        return made
+
+
+SOUND = {"sound": np.random.default_rng(3).integers(0, 256, size=(6, 1, 6, 6)) / 255}
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_two_loops_of_unequal_length_are_two_windows(steps: int) -> None:
+    module, x = TwoLoops(steps), {**IMAGE, **SOUND}
+    graph = trace(module, x)
+    windows = {node.name: node.steps for node in graph.of(ir.LIF)}
+    assert (graph.timesteps, windows) == (T, {"lif": 0, "lif2": 0, "ear": steps})
+    expected = witness(module, x, graph=graph)
+    assert all(spikes.any() for spikes in expected.spikes.values())
+    compare("graph = module", "x", expected, interpret(graph, x), exact=False)
+    bundle = convert(module, x, proof_samples=2)
+    assert bundle.graph("mapped").timesteps == T
+
+
+@pytest.mark.parametrize(("how", "what"), [
+    ("added", r"windows of different length meet, found \{'ear': 3, 'lif2': 4\}"),
+    ("last", r"stacks something else than one value of every step"),
+])  # fmt: skip
+def test_loops_that_meet_too_early_are_refused(how: str, what: str) -> None:
+    with pytest.raises(TraceError, match=what):
+        trace(TwoLoops(3, how), {**IMAGE, **SOUND})
