@@ -3,7 +3,7 @@
 Cells carry or keep their state from call to call, so the calls of a cell count the steps. Every operation
 gets the step that it belongs to and a key that says what it computes of its step's inputs. All steps must have the same
 keys: then the operations of step 0 stand for all. Operations without any step (a convolution of a direct input) are the
-same in all. Parts that do not meet inside loops may have windows of their own: a key then has as many steps as its part.
+same in all. Parts that do not meet inside loops may have windows of their own: a key then has the steps of its part.
 """
 
 from __future__ import annotations

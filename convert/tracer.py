@@ -224,11 +224,11 @@ def witness(
             child.register_forward_hook(keep(name))
     with torch.no_grad():
         output = double(**{name: torch.as_tensor(np.asarray(x)).to(kind) for name, x in inputs.items()})
+    longest = graph.timesteps if graph is not None else len(emitted[next(iter(cells))]) if cells else 1
     spikes: dict[str, Array] = {}
     for name, calls in emitted.items():
-        steps = len(emitted[next(iter(cells))]) if cells else 1
-        if graph is not None and name in graph.by_name:
-            steps = getattr(graph[name], "steps", 0) or graph.timesteps
+        population = graph.by_name.get(name) if graph is not None else None
+        steps = getattr(population, "steps", 0) or longest
         several = len(calls) // steps if name in cells else len(calls)
         for k in range(several):
             label = name if k == 0 else f"{name}#{k + 1}"
