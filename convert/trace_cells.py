@@ -16,6 +16,7 @@ from avsnn.errors import TraceError
 _LEAKY = Never("a leaky integrator answers with a potential", remedy="average a linear layer over the steps instead")
 
 NORSE, SNNTORCH, SPIKINGJELLY = "norse.torch.module", "snntorch._neurons", "spikingjelly.activation_based.neuron"
+OLD_SPIKINGJELLY = "spikingjelly.clock_driven.neuron"  # until 0.0.0.0.14; most published networks import this one
 RULES: dict[tuple[str, str], Rule] = {
     (NORSE, "LIFBoxCell"): neurons.norse_lif_box,
     (NORSE, "LIFCell"): neurons.norse_lif,
@@ -28,6 +29,9 @@ RULES: dict[tuple[str, str], Rule] = {
     (SPIKINGJELLY, "IFNode"): neurons.spikingjelly_if,
     (SPIKINGJELLY, "LIFNode"): neurons.spikingjelly_lif,
     (SPIKINGJELLY, "ParametricLIFNode"): neurons.spikingjelly_plif,
+    **{(OLD_SPIKINGJELLY, f"{steps}IFNode"): neurons.spikingjelly_if for steps in ("", "MultiStep")},
+    **{(OLD_SPIKINGJELLY, f"{steps}LIFNode"): neurons.spikingjelly_lif for steps in ("", "MultiStep")},
+    **{(OLD_SPIKINGJELLY, f"{steps}ParametricLIFNode"): neurons.spikingjelly_plif for steps in ("", "MultiStep")},
 }
 """Package and class to rule."""
 
@@ -59,6 +63,8 @@ def way(module: nn.Module) -> str:
         return ""
     if hasattr(module, "step_mode"):  # SpikingJelly
         return "layer" if module.step_mode == "m" else "keeps"
+    if _package(module) == OLD_SPIKINGJELLY:
+        return "layer" if type(module).__qualname__.startswith("MultiStep") else "keeps"
     if hasattr(module, "init_hidden"):  # snnTorch
         return "keeps" if module.init_hidden else "cell"
     return "cell" if type(module).__qualname__.endswith("Cell") else "layer"
@@ -81,4 +87,6 @@ def forget(module: nn.Module) -> None:
 def _package(module: nn.Module) -> str:
     """The package of neurons that a module's class is of, or nothing."""
     name = type(module).__module__
-    return next((known for known in (NORSE, SNNTORCH, SPIKINGJELLY) if f"{name}.".startswith(f"{known}.")), "")
+    return next(
+        (known for known in (NORSE, SNNTORCH, SPIKINGJELLY, OLD_SPIKINGJELLY) if f"{name}.".startswith(f"{known}.")), ""
+    )

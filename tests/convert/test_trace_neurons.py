@@ -180,10 +180,22 @@ class ParametricLIFNode(LIFNode):
         return self.w.sigmoid()
 
 
+class MultiStepLIFNode(LIFNode):
+    """SpikingJelly's before it had step modes."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**more)
+        del self.step_mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.single(each) for each in x])
+
+
 LIFCell.__module__ = LIF.__module__ = "norse.torch.module.lif"
 Leaky.__module__, Synaptic.__module__ = "snntorch._neurons.leaky", "snntorch._neurons.synaptic"
 for kind in (IFNode, LIFNode, ParametricLIFNode):
     kind.__module__ = "spikingjelly.activation_based.neuron"
+MultiStepLIFNode.__module__ = "spikingjelly.clock_driven.neuron"
 
 
 class Net(nn.Module):
@@ -300,6 +312,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "LIFNode, all steps": (
         lambda: multi_step(lambda: LIFNode(step_mode="m", decay_input=False, v_reset=None)),
         {"decay": 2 / 3, "gain": 1.0, "reset": "subtract"},
+    ),
+    "MultiStepLIFNode": (
+        lambda: multi_step(lambda: MultiStepLIFNode(v_threshold=0.4)), {"decay": 2 / 3, "gain": 1 / 3, "reset": "hard"},
     ),
     "ParametricLIFNode": (
         lambda: Kept(lambda: ParametricLIFNode(v_threshold=0.4)),
@@ -436,6 +451,12 @@ def test_spikingjelly_itself(name: str, reset: float | None) -> None:
     pytest.importorskip("spikingjelly", reason="SpikingJelly is not installed")
     library = importlib.import_module("spikingjelly.activation_based.neuron")
     agrees(Kept(lambda: getattr(library, name)(v_reset=reset, v_threshold=0.9)))
+    old = importlib.import_module("spikingjelly.clock_driven.neuron")
+    agrees(
+        multi_step(
+            lambda: getattr(old, f"MultiStep{name}")(v_reset=reset, v_threshold=0.9 if name == "IFNode" else 0.5)
+        )
+    )
     if name != "IFNode":
         agrees(multi_step(lambda: getattr(library, name)(v_reset=reset, decay_input=False, step_mode="m")))
 
