@@ -350,7 +350,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         rule="fold_dead.never_fire", what="a population that fires", network="dead",
-        how=after(lambda out, *_a: (*out, replace(out[0], population="b"))),
+        how=after(lambda out, *_a: (*out, replace(out[0], population="b")) if out else out),
         found="b: fold_dead: said never to fire, but it does",
     ),
     Mutation(
