@@ -40,7 +40,7 @@ def _check(graph: Graph, node: Node, target: Target) -> int:
     room = (1 << (target.state_bits - 1 - fixed.ACTIVATION_SHIFT)) - 1
     match node:
         case fixed.Synapse():
-            low, high = _weights(node.sign_mode, target)
+            low, high = weight_range(node.sign_mode, target)
             _within(node, "weight mantissa", node.weight_mant, low, high)
             _within(node, "weight exponent", np.asarray(node.weight_exp), 0, target.weight_exp_max)
         case fixed.HeldCurrent():
@@ -62,7 +62,8 @@ def _check(graph: Graph, node: Node, target: Target) -> int:
     return 1
 
 
-def _weights(mode: str, target: Target) -> tuple[int, int]:
+def weight_range(mode: str, target: Target) -> tuple[int, int]:
+    """(lowest, highest) weight mantissa of a sign mode."""
     whole, half = 1 << target.weight_bits, 1 << (target.weight_bits - 1)
     if mode == "mixed":
         return (-whole, whole - 2) if target.even else (-half, half - 1)

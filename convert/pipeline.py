@@ -8,6 +8,8 @@ folded     the FOLDS below, one after another    spikes and answers of the graph
 quantised  quantise                              every integer within half a step and its format; no input overflows
                                                  any of them; currents against the folded graph's; neurons against
                                                  exact fractions
+           `finetune`, if it is asked for        formats, overflow and neurons of the trained integers; every spike,
+                                                 state and answer of what was trained
 scheduled  schedule                              every spike, state and answer of ``quantised``, in wall-clock; all
                                                  that meets arrives together, also where nothing fires
 mapped     map_cores, place_cores                every neuron on one core, within all limits; every weight and axon, by
@@ -68,6 +70,7 @@ from avsnn.convert.proofs import (
 )
 from avsnn.convert.resume import Kept
 from avsnn.convert.sources import digest, traced_from
+from avsnn.convert.tuning import Retrain, Untuned, check_same_network
 from avsnn.errors import CapabilityError, InputError
 from avsnn.hw_profiles.profile import Profile, load_profile
 
@@ -98,6 +101,7 @@ def convert(
     start: str = "traced",
     attention: str = "own",
     attention_neurons: int = NEURONS,
+    finetune: Retrain | None = None,
     proof_samples: int = PROOF_SAMPLES,
     seed: int = 0,
     progress: Progress = lambda _text: None,
@@ -120,6 +124,7 @@ def convert(
         attention: what runs products of a step: "own" processes, or "stock" neurons and synapses alone (an error beyond
             ``attention_neurons``), or "small": stock up to that limit, else own.
         attention_neurons: that one product may add, see `avsnn.convert.passes.lower_attention`.
+        finetune: trains the integers once they are proved, see `avsnn.convert.finetune.retrain`.
         proof_samples: of calibration data in each comparison, and half as many generated ones.
         seed: of generated inputs.
         progress: called with the name of each step as it begins.
@@ -152,13 +157,35 @@ def convert(
         if quantised is None:
             quantised, scales = quantise(folded, target=formats, calibration=training)
         check_stage(quantised)
+    checked, currents, tuned = 0, 0, kept.tuned
+    if finetune is not None and tuned:
+        remedy = "start from folded, or leave fine-tuning out"
+        raise InputError("has been fine-tuned already", where="quantised", remedy=remedy)
     with log.step("verify integers"):
-        checked = check_parameters(folded, quantised, scales)
         check_formats(quantised, formats)
+        if not tuned:  # integers that were trained are nobody's rounded value
+            checked = check_parameters(folded, quantised, scales)
+            currents = compare_currents(folded, quantised, scales, data, seed)
+    if finetune is not None:
+        before = Untuned(
+            folded=folded,
+            quantised=quantised,
+            scales=scales,
+            target=formats,
+            profile=profile,
+            module=module,
+            data=data,
+        )
+        with log.step("fine-tune"):
+            done = finetune(before)
+        with log.step("verify integers"):
+            check_same_network(quantised, check_stage(done.graph))
+            check_formats(done.graph, formats)
+        quantised, scales, tuned = done.graph, done.scales, done.record
+        log.checks.extend(done.checks)
     with log.step("certify"):
         certificate = certify(quantised, to_integers(quantised, data["calibration"]), seed=seed)
     with log.step("verify integers"):
-        currents = compare_currents(folded, quantised, scales, data, seed)
         neurons = check_neurons(folded, quantised, scales, seed=seed)
     lowered: Graph = quantised
     products: tuple[Lowered, ...] = ()
@@ -202,6 +229,8 @@ def convert(
         "mapping": cores,
         "agreement": agreement(folded, quantised, data["calibration"]),
     }
+    if tuned:
+        record["finetuned"] = dict(tuned)
     if evaluation is not None:
         with log.step("accuracy"):
             record["accuracy"] = accuracy_of_stages(folded, quantised, evaluation)

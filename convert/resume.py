@@ -18,7 +18,11 @@ from avsnn.errors import CapabilityError, InputError, VerifyError
 
 STARTS = ("traced", "folded", "quantised")
 REMEMBERED = ("name", "labels", "checkpoint_sha256", "float32_spikes_differing")
-PROVED = {"traced": ("traced =",), "folded": ("traced =", "fold_"), "quantised": ("traced =", "fold_")}
+PROVED = {
+    "traced": ("traced =",),
+    "folded": ("traced =", "fold_"),
+    "quantised": ("traced =", "fold_", "quantised = what was trained"),
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,6 +34,7 @@ class Kept:
         scales: those of the quantised graph.
         checks: what the bundle's own conversion proved of these graphs.
         left_out: which populations the bundle's own folds left out.
+        tuned: how the quantised graph was fine-tuned, if it was; its integers are then no rounded values.
         meta: what the new bundle remembers: of the source, and which stage of which bundle it started from.
     """
 
@@ -38,6 +43,7 @@ class Kept:
     scales: tuple[Scale, ...] = ()
     checks: tuple[Mapping[str, Any], ...] = ()
     left_out: tuple[Mapping[str, Any], ...] = ()
+    tuned: Mapping[str, Any] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
@@ -73,4 +79,6 @@ class Kept:
             ) from None
         scales = tuple(Scale(**scale) for scale in bundle.record["scales"])
         meta["weight_bits"] = bundle.meta["weight_bits"]
-        return Kept(folded=folded, quantised=quantised, scales=scales, checks=checks, left_out=left_out, meta=meta)
+        tuned = bundle.record.get("finetuned", {})
+        known: dict[str, Any] = {"checks": checks, "left_out": left_out, "tuned": tuned, "meta": meta}
+        return Kept(folded=folded, quantised=quantised, scales=scales, **known)

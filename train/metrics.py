@@ -34,6 +34,25 @@ def degrees_apart(found: Degrees, wanted: Degrees, *, circular: bool = True) -> 
     return np.minimum(apart % CIRCLE_DEG, -apart % CIRCLE_DEG) if circular else apart
 
 
+def right_answers(
+    scores: NDArray[Any], classes: int, label: Integers, azimuth: NDArray[Any] | None = None
+) -> NDArray[np.bool_]:
+    """Return which answers are right: the class, and the direction where the network says one.
+
+    Args:
+        scores: (n, K), of which the first ``classes`` are of classes, all others of directions.
+        classes: how many.
+        label: (n,) classes.
+        azimuth: (n,) degrees, None where no direction is asked for.
+    """
+    right: NDArray[np.bool_] = scores[:, :classes].argmax(axis=1) == label
+    if azimuth is None or scores.shape[1] <= classes:
+        return right
+    step = CIRCLE_DEG / (scores.shape[1] - classes)
+    direction = (scores[:, classes:].argmax(axis=1) + 1) * step
+    return right & (degrees_apart(direction, azimuth.astype(np.float64)) < ETA_DEG)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Localisation:
     """Directions against the truth.

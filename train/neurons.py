@@ -9,7 +9,7 @@ operations is several times slower.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,30 @@ from avsnn.errors import InputError
 from avsnn.train.surrogates import Surrogate, find_surrogate
 
 Reset = Literal["hard", "subtract", "subtract_delayed"]
+
+
+class Cell(Protocol):
+    """One step of a neuron, as `walk` takes it: u is its potential before a reset, ``gain`` what a current counts."""
+
+    @property
+    def gain(self) -> float:
+        """What a current is multiplied with."""
+
+    @property
+    def detach_membrane(self) -> bool:
+        """Whether the gradient is cut between steps."""
+
+    def fire(self, u: Tensor, spikes: Tensor) -> None:
+        """Write the spikes of ``u``; may bound u in place."""
+
+    def carry(self, u: Tensor, fired: Tensor) -> Tensor:
+        """Return what the next potential starts from."""
+
+    def slope(self, u: Tensor) -> Tensor:
+        """Return the surrogate's ``ds/du``."""
+
+    def add_back(self, by_u: Tensor, later: Tensor, u: Tensor, fired: Tensor, slope: Tensor) -> None:
+        """Add to ``by_u`` what `carry` passes back of ``later``, the gradient one step on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +61,10 @@ class _Cell:
     def fire(self, u: Tensor, spikes: Tensor) -> None:
         """Write the spikes of ``u``."""
         (torch.gt if self.strict else torch.ge)(u, self.v_threshold, out=spikes)
+
+    def slope(self, u: Tensor) -> Tensor:
+        """Return the surrogate's ``ds/du``."""
+        return self.surrogate.slope(u - self.v_threshold, self.alpha)
 
     def carry(self, u: Tensor, fired: Tensor) -> Tensor:
         """Return what the next potential starts from: decayed rest, minus the threshold if that is still owed."""
@@ -77,11 +105,17 @@ def _like(currents: Tensor) -> Tensor:
     return one.new_empty_strided(currents.shape, (one.numel(), *one.stride()))
 
 
+def walk(currents: Tensor, cell: Cell) -> Tensor:
+    """Return the spikes of all steps, (T, B, *) as ``currents``, differentiable by the slope of ``cell``."""
+    spikes: Tensor = _Walk.apply(currents, cell)  # type: ignore[no-untyped-call]
+    return spikes
+
+
 class _Walk(torch.autograd.Function):
-    """All steps of a LIF: keeps u and the spikes of every step, from which slopes follow again."""
+    """All steps of a cell: keeps u and the spikes of every step, from which slopes follow again."""
 
     @staticmethod
-    def forward(ctx: Any, currents: Tensor, cell: _Cell) -> Tensor:
+    def forward(ctx: Any, currents: Tensor, cell: Cell) -> Tensor:
         """(T, B, *) currents -> (T, B, *) spikes."""
         potentials, spikes = _like(currents), _like(currents)
         for part in _blocks(currents):
@@ -106,7 +140,7 @@ class _Walk(torch.autograd.Function):
             later: Tensor | None = None  # gradient with respect to the potential one step later
             for step in range(len(potentials) - 1, -1, -1):
                 u = potentials[step, part]
-                slope = cell.surrogate.slope(u - cell.v_threshold, cell.alpha)
+                slope = cell.slope(u)
                 by_u = grads[0][step, part] * slope
                 if later is not None:
                     cell.add_back(by_u, later, u, spikes[step, part], slope)
@@ -188,8 +222,7 @@ class LIF(nn.Module):
             detach_reset=self.detach_reset,
         )
         wide = currents.float() if currents.dtype in (torch.bfloat16, torch.float16) else currents
-        spikes: Tensor = _Walk.apply(wide, cell)  # type: ignore[no-untyped-call]
-        return spikes.to(currents.dtype)
+        return walk(wide, cell).to(currents.dtype)
 
     def extra_repr(self) -> str:
         """Return the switches for `repr`."""

@@ -130,7 +130,7 @@ class Thresholds:
         fine = self._largest_threshold(threshold, spread.finest, bias, smallest)
         coarse = self._largest_threshold(threshold, spread.largest, bias, smallest)
         spikes = all(t.levels == 1 for t in found)
-        room = self._room(threshold, found, bias)
+        room = self.room(threshold, found, bias)
         return min(max(fine, coarse) if spikes else fine, room), min(coarse, room)
 
     @property
@@ -169,7 +169,7 @@ class Thresholds:
         return min(
             self._largest_threshold(threshold, 0.0, most / 2.0**up, 1.0),
             self._with_largest_exponent(threshold, Spread.of(found, 1).largest),
-            self._room(threshold, found, most),
+            self.room(threshold, found, most),
         )
 
     def least(self, found: list[Term], k: int) -> int:
@@ -183,7 +183,7 @@ class Thresholds:
             QuantizeError: there is none.
         """
         node, threshold = self.node, float(np.max(self.levels))
-        room = min(float(self.target.bias_room), HEADROOM * self._state_room)
+        room = min(float(self.target.bias_room), HEADROOM * self.state_room)
         h = int(min((room - spare) / peak * threshold, self.target.threshold_room) - 1)
         if h < 1:
             raise QuantizeError("currents do not fit the host's bias", where=node.origin or node.name, found=peak)
@@ -229,15 +229,15 @@ class Thresholds:
         return int((self.target.weight_room * 2.0**self.target.weight_exp_max) / max(weight, 1e-30) * threshold - 1)
 
     @property
-    def _state_room(self) -> float:
+    def state_room(self) -> float:
         """The largest current in activation units that v can hold, come in every step of a window."""
         room = 1 << (self.target.state_bits - 1 - fixed.ACTIVATION_SHIFT)
         return room / growth(self.timesteps, self.node.current_decay, self.node.decay)
 
-    def _room(self, threshold: float, found: list[Term], bias: float) -> int:
+    def room(self, threshold: float, found: list[Term], bias: float) -> int:
         """Largest threshold for which no input whatever can push current and bias out of u or v."""
         reach = sum(np.abs(t.weight).reshape(len(t.weight), -1).sum(axis=1).max() * t.levels for t in found)
-        return int(HEADROOM * self._state_room / max(float(reach) + bias, 1e-30) * threshold)
+        return int(HEADROOM * self.state_room / max(float(reach) + bias, 1e-30) * threshold)
 
 
 def _commensurate(found: list[Term], bias: Array, threshold: float) -> bool:

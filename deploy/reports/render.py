@@ -69,11 +69,12 @@ def _proofs(report: Mapping[str, Any]) -> RenderableType:
         )
     windows, differing = report["tie_windows_checked"], report.get("tie_windows_differing", 0)
     same = f"compared with exact fractions, {differing:,} differ" if differing else "equal to exact fractions"
+    before = ", before they were fine-tuned" if report.get("finetuned") else ""
     integers = Text(
-        f"{report['integers_checked']:,} integers within half a step of their real value; "
+        f"{report['integers_checked']:,} integers within half a step of their real value{before}; "
         f"{windows:,} windows full of ties {same}"
     )
-    return Group(table, integers, *(Text(line) for line in overflow_lines(report)))
+    return Group(table, integers, *_finetuned(report), *(Text(line) for line in overflow_lines(report)))
 
 
 def _noticed(row: Mapping[str, Any]) -> str:
@@ -84,6 +85,22 @@ def _noticed(row: Mapping[str, Any]) -> str:
         if idle
         else f"{len(row['controls_noticed'])} of {planted}"
     )
+
+
+def _finetuned(report: Mapping[str, Any]) -> list[RenderableType]:
+    """How the integers were trained; nothing where they were not, or in older reports."""
+    found = report.get("finetuned")
+    if not found:
+        return []
+    options, last = found["options"], found["epochs"][-1]
+    budget = "" if options["sop_budget"] == 1 else f", {100 * options['sop_budget']:g} % of synaptic operations allowed"
+    where = found["samples"].get("name") or found["samples"].get("file")
+    return [
+        Text(
+            f"fine-tuned on {found['samples']['train']:,} samples of {where}, {options['epochs']} epochs{budget}: "
+            f"{100 * last['val_accuracy']:.1f} % right on {found['samples']['val']:,} others"
+        )
+    ]
 
 
 def _populations(report: Mapping[str, Any]) -> RenderableType:

@@ -61,6 +61,7 @@ def build_report(
         "accuracy": dict(accuracy),
         "proofs": [{k: v for k, v in check.items() if k != "populations"} for check in record["checks"]],
         "integers_checked": record["integers_checked"],
+        "finetuned": record.get("finetuned", {}),
         "tie_windows_checked": sum(n["windows"] for n in record["neurons"]),
         "tie_windows_differing": sum(n["mismatches"] for n in record["neurons"]),
         "executions": [_execution(check) for check in executions],

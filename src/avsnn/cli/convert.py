@@ -2,7 +2,7 @@
 
 The network is traced, folded, quantised and scheduled, each step proved before the next; then the integers run on the
 reference interpreter, on the CPU simulator and in Lava, and every spike and state is compared. The bundle is written
-only if all of that held.
+only if all of that held. With --finetune the integers are trained in between, bit for bit as they will run.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 
+from avsnn.cli import finetune
 from avsnn.cli.inputs import (
     Labelled,
     TrainedOn,
@@ -53,6 +54,10 @@ from avsnn.deploy.reports.report import accuracy_table, build_report
 from avsnn.deploy.repro import INPUTS, write_counter_example
 from avsnn.errors import CertificateError, InputError
 from avsnn.hw_profiles.profile import load_profile
+from avsnn.hw_profiles.schema import Profile
+
+if TYPE_CHECKING:
+    from avsnn.convert.finetune import Retraining
 
 GENERATED = 4  # random samples for populations that data leaves silent
 NO_LAVA = ("cpu",)  # targets that Lava has nothing to do with
@@ -73,7 +78,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     resume = "MODEL is a bundle: start from its traced, folded or quantised graph, with other options"
     parser.add_argument("--from", dest="start", choices=STARTS, help=resume)
     parser.add_argument("--timesteps", type=int, help="steps of a window, where the module does not say")
-    parser.add_argument("--weight-bits", type=int, help="fewer than the target stores")
+    parser.add_argument("--weight-bits", type=int, help="fewer than the target stores; 2 is ternary when fine-tuned")
     stock = "products of spikes in a step: processes of their own (default), stock neurons alone, or stock where small"
     parser.add_argument("--attention", choices=ATTENTION, default=ATTENTION[0], help=stock)
     most = f"neurons that --attention stock or small may add for one product (default {NEURONS})"
@@ -82,6 +87,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "where to write an input that overflows the integers, if there is one: the layer alone, and what reaches it"
     )
     parser.add_argument("--counter-example", metavar="DIR", help=broken)
+    finetune.configure(parser)
     parser.add_argument("--profiles", default="loihi2,loihi1,cmos45", help="profiles to price, comma separated")
     parser.add_argument("--seed", type=int, default=0, help="of generated inputs (default 0)")
     parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds that Lava may take")
@@ -92,7 +98,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "  avsnn-convert net.pt --target cpu --out build/net --data test.npz\n"
         "  avsnn-convert weights.pth --module mynets.resnet:make --calibration train.npz --out build/mine\n"
         "  avsnn-convert build/net --from folded --weight-bits 4 --calibration train.npz --out build/net4\n"
-        "  avsnn-convert spikslc.pt --attention small --out build/slc"
+        "  avsnn-convert spikslc.pt --attention small --out build/slc\n"
+        "  avsnn-convert net.pt --weight-bits 4 --finetune avdigits --epochs 4 --out build/net4"
     )
 
 
@@ -102,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
     check_count("--timeout", args.timeout)
     check_count("--timesteps", args.timesteps)
     check_count("--attention-neurons", args.attention_neurons)
+    finetune.check(args)
     if args.seed < 0:
         raise InputError("must not be negative", where="--seed", found=args.seed)
     if args.timesteps is not None and args.module is None:
@@ -117,6 +125,7 @@ def run(args: argparse.Namespace) -> int:
         data = _data(args, source, known)
         if args.module is None:  # else the inputs are not known before the module is traced
             _check(_graph(source), data, calibration, args)
+        job = _retraining(args, source, known, progress)
         with _counter_example(args):
             bundle = convert(
                 source,
@@ -128,6 +137,7 @@ def run(args: argparse.Namespace) -> int:
                 start=args.start or "traced",
                 attention=args.attention,
                 attention_neurons=args.attention_neurons,
+                finetune=job,
                 seed=args.seed,
                 progress=progress,
             )
@@ -138,25 +148,14 @@ def run(args: argparse.Namespace) -> int:
         progress("accuracy")
         accuracy = _accuracy(bundle, data) if data is not None else {}
         progress("counting operations")
-        scheduled = bundle.graph("scheduled")
-        counts = count(scheduled, {**done.inputs, **done.activity.spikes}, driven=True)
-        words = MemoryWords(weight_bits=bundle.meta["weight_bits"], state_bits=profile.need("state_bits"))
-        report = build_report(
-            meta=bundle.meta,
-            record=bundle.record,
-            graph=scheduled,
-            activity=done.activity,
-            executions=done.checks,
-            accuracy=accuracy,
-            counts=counts,
-            energy=[price(counts, each, memory=words) for each in priced],
-            capabilities=capabilities(scheduled, profile),
-        )
+        report = _report(bundle, done, accuracy, priced, profile)
         timing = {**bundle.seconds, **done.seconds}
         timing["accuracy, counts, files"] = time.perf_counter() - start - sum(timing.values())
         write_json(folder / "report.json", report)
         write_json(folder / "timing.json", timing)
         seal(folder, bundle.meta)
+        if job is not None:
+            finetune.finish(args, job, bundle, data, profile, progress)
     _show(args, report, timing, use_lava, args.data or known.name)
     return 0
 
@@ -175,6 +174,36 @@ def _counter_example(args: argparse.Namespace) -> Iterator[None]:
             again = f"avsnn-run {place / 'a'} --data {place / INPUTS} --backend reference"
             print(f"An input that overflows is in {place}; see it with: {again}", file=sys.stderr)
         raise
+
+
+def _report(
+    bundle: Bundle, done: Executions, accuracy: dict[str, Any], priced: list[Profile], profile: Profile
+) -> dict[str, Any]:
+    scheduled = bundle.graph("scheduled")
+    counts = count(scheduled, {**done.inputs, **done.activity.spikes}, driven=True)
+    words = MemoryWords(weight_bits=bundle.meta["weight_bits"], state_bits=profile.need("state_bits"))
+    return build_report(
+        meta=bundle.meta,
+        record=bundle.record,
+        graph=scheduled,
+        activity=done.activity,
+        executions=done.checks,
+        accuracy=accuracy,
+        counts=counts,
+        energy=[price(counts, each, memory=words) for each in priced],
+        capabilities=capabilities(scheduled, profile),
+    )
+
+
+def _retraining(args: argparse.Namespace, source: Any, known: TrainedOn, progress: Progress) -> Retraining | None:
+    """What trains the integers, if that is asked for."""
+    if args.finetune is None:
+        return None
+    if args.module is not None:
+        remedy = "write it as a checkpoint with avsnn.train.checkpoints.save, and fine-tune that"
+        raise InputError("cannot be fine-tuned", where="--module", remedy=remedy)
+    classes = source.meta.get("labels", ()) if isinstance(source, Bundle) else source.labels
+    return finetune.retraining(args, _graph(source), len(classes), known, progress)
 
 
 def _source(args: argparse.Namespace) -> tuple[Any, Any, TrainedOn]:

@@ -37,16 +37,9 @@ class Labelled:
 
     def right(self, scores: Array, classes: int) -> Array:
         """Which answers (B, K) are right: the best of the first ``classes``, and the direction among the others."""
-        found: Array = scores[:, :classes].argmax(axis=1) == self.labels
-        if self.azimuth is None or scores.shape[1] <= classes:
-            return found
-        from avsnn.train.losses import CIRCLE_DEG
-        from avsnn.train.metrics import ETA_DEG, degrees_apart
+        from avsnn.train.metrics import right_answers
 
-        step = CIRCLE_DEG / (scores.shape[1] - classes)
-        direction = (scores[:, classes:].argmax(axis=1) + 1) * step
-        near: Array = degrees_apart(direction, self.azimuth.astype(np.float64)) < ETA_DEG
-        return found & near
+        return right_answers(scores, classes, self.labels, self.azimuth)
 
     def part(self, count: int) -> Labelled:
         """The first samples' labels and directions, without inputs."""
@@ -66,10 +59,11 @@ class Labelled:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedOn:
-    """The embedded data set of a training record, if it was one, and its options."""
+    """The embedded data set of a training record, if it was one, its options, and how many samples were drawn."""
 
     name: str | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
+    pairs: int | None = None
 
     @classmethod
     def of(cls, training: Mapping[str, Any]) -> TrainedOn:
@@ -77,8 +71,12 @@ class TrainedOn:
         data = training.get("data")
         if not isinstance(data, dict) or data.get("name") not in EMBEDDED:
             return cls()
-        values = data.get("values")
-        return cls(name=str(data["name"]), values=values if isinstance(values, dict) else {})
+        values, pairs = data.get("values"), data.get("pairs")
+        return cls(
+            name=str(data["name"]),
+            values=values if isinstance(values, dict) else {},
+            pairs=pairs if isinstance(pairs, int) and pairs > 0 else None,
+        )
 
 
 def labelled(

@@ -1,0 +1,172 @@
+"""Integer neurons and weights as torch computes them: exact in floats, with gradients that only training needs.
+
+Forward, everything is an integer held in float32 or float64, and no sum may pass the integers that the type holds
+(`float_for`), so that no order of summation rounds. Backward, rounding is passed over (a straight-through estimator:
+Bengio et al., 2013), and a spike has the slope of a surrogate, in units of its threshold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from avsnn.convert.ir import fixed_nodes as fixed
+from avsnn.errors import CapabilityError, DomainError
+from avsnn.hw_profiles import fixed_point
+from avsnn.train.surrogates import Surrogate, find_surrogate
+
+PER_ACTIVATION = 1 << fixed_point.ACTIVATION_SHIFT  # units of v per unit of current
+WIDEST_STATE = 50  # bits that the sum of two states leaves exact in float64
+
+
+def float_for(bound: int, *, where: str) -> torch.dtype:
+    """Return the narrowest float type in which integers up to ``bound``, and sums of them up to it, are exact.
+
+    Raises:
+        DomainError: there is none.
+    """
+    if bound < 1 << 24:
+        return torch.float32
+    if bound >= 1 << 53:
+        raise DomainError("sums too large to be trained exactly", where=where, found=bound, limit=(1 << 53) - 1)
+    return torch.float64
+
+
+class _OnGrid(torch.autograd.Function):
+    """``clamp(step round(x / step), low, high)``, half to even; the gradient passes as if nothing had been rounded."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float, step: float) -> Tensor:
+        """Return the nearest integer of the grid."""
+        return x.div(step).round_().mul_(step).clamp_(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        """Return the gradient as it is."""
+        return grads[0], None, None, None
+
+
+def on_grid(x: Tensor, low: float, high: float, step: float = 1.0) -> Tensor:
+    """Return the nearest of ``low, low + step, ..., high``, differentiable as if it were x."""
+    found: Tensor = _OnGrid.apply(x, low, high, step)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Rounded(torch.autograd.Function):
+    """``floor(x + 1/2)`` or ``rint(x)``, the gradient of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, even: bool) -> Tensor:
+        """Return integers."""
+        return torch.round(x) if even else torch.floor(x + 0.5)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient as it is."""
+        return grads[0], None
+
+
+def rounded(x: Tensor, *, even: bool) -> Tensor:
+    """Return x rounded, halves to even or up, differentiable as if it were x."""
+    found: Tensor = _Rounded.apply(x, even)  # type: ignore[no-untyped-call]
+    return found
+
+
+def check_cell(node: fixed.FixedLIF) -> None:
+    """Refuse a population that has no cell here.
+
+    Raises:
+        CapabilityError: it keeps its current, its bias is finer than currents, or its states are too wide.
+    """
+    odd_bias = np.any(node.bias_mant) and node.bias_exp < fixed.ACTIVATION_SHIFT
+    if node.decay_u != fixed.NO_CURRENT_MEMORY or odd_bias:
+        found = f"decay_u {node.decay_u}, bias_exp {node.bias_exp}"
+        remedy = "leave fine-tuning out; neurons with a current of their own cannot be fine-tuned yet"
+        raise CapabilityError("no rule to fine-tune it", where=node.name, found=found, remedy=remedy)
+    if node.state_bits > WIDEST_STATE:
+        raise CapabilityError("states too wide", where=node.name, found=node.state_bits, limit=WIDEST_STATE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegerCell:
+    """`avsnn.convert.ir.fixed_nodes.FixedLIF` for `avsnn.train.neurons.walk`; u is its v before the reset.
+
+    Currents hold the bias, in activation units. ``subtract`` and ``threshold`` are in units of v, numbers or tensors
+    that broadcast to a step; the gradient of the reset is left out.
+    """
+
+    threshold: Tensor | float
+    subtract: Tensor | float
+    keep: int
+    reset: str
+    top: float
+    wide: bool
+    surrogate: Surrogate
+    alpha: float
+    gain: float = float(PER_ACTIVATION)
+    detach_membrane: bool = False
+
+    @staticmethod
+    def of(node: fixed.FixedLIF, surrogate: str, device: torch.device | str) -> tuple[IntegerCell, torch.dtype]:
+        """Return the cell of a population and the type of its states."""
+        dtype = torch.float32 if node.state_bits <= 24 else torch.float64
+
+        def in_v(value: Any, scale: int) -> Tensor | float:
+            wide = torch.tensor(np.array(value, dtype=np.float64)) * scale
+            return wide.to(dtype).to(device) if wide.ndim else float(wide)
+
+        chosen = find_surrogate(surrogate)
+        cell = IntegerCell(
+            threshold=in_v(node.threshold_mant, PER_ACTIVATION),
+            subtract=in_v(node.subtract, 1),
+            keep=fixed_point.UNITY - node.decay_v,
+            reset=node.reset,
+            top=float(fixed_point.state_limit(node.state_bits) - 1),
+            wide=node.state_bits > 24,
+            surrogate=chosen,
+            alpha=chosen.alpha,
+        )
+        return cell, dtype
+
+    def fire(self, u: Tensor, spikes: Tensor) -> None:
+        """Saturate u and write its spikes."""
+        u.clamp_(-self.top, self.top)
+        torch.gt(u, self.threshold, out=spikes)
+
+    def carry(self, u: Tensor, fired: Tensor) -> Tensor:
+        """Return the decayed rest, as the integer neuron rounds it."""
+        if self.reset == "subtract_delayed":
+            return self._decayed(u.clone()).sub_(fired * self.subtract)
+        return self._decayed(self.rest(u, fired))
+
+    def rest(self, u: Tensor, fired: Tensor) -> Tensor:
+        """Return v after the reset: what runs record."""
+        if self.reset == "subtract_delayed":
+            return u
+        return u - u * fired if self.reset == "hard" else u - fired * self.subtract
+
+    def _decayed(self, x: Tensor) -> Tensor:
+        """``sign(x) (|x| keep >> 12)``; x may be written over."""
+        if self.keep in (0, fixed_point.UNITY):
+            return x.mul_(self.keep // fixed_point.UNITY)
+        if self.wide:
+            whole = x.to(torch.int64)
+            return (whole.sign() * (whole.abs() * self.keep >> fixed_point.FRACTION_BITS)).to(x.dtype)
+        if self.keep & (self.keep - 1) == 0:  # a power of two: the product is exact in float32
+            return x.mul_(self.keep / fixed_point.UNITY).trunc_()
+        return x.double().mul_(self.keep / fixed_point.UNITY).trunc_().to(x.dtype)  # |x keep| < 2^35
+
+    def slope(self, u: Tensor) -> Tensor:
+        """Return the surrogate's slope at the distance to the threshold, both in units of it."""
+        unit = self.threshold
+        unit = unit.clamp(min=self.gain) if isinstance(unit, Tensor) else max(unit, self.gain)
+        return self.surrogate.slope((u - self.threshold) / unit, self.alpha) / unit
+
+    def add_back(self, by_u: Tensor, later: Tensor, u: Tensor, fired: Tensor, slope: Tensor) -> None:
+        """Add what the next potential passes back: the decay, and nothing where a hard reset cut it."""
+        kept = torch.addcmul(later, later, fired, value=-1) if self.reset == "hard" else later
+        by_u.add_(kept, alpha=self.keep / fixed_point.UNITY)

@@ -1,0 +1,352 @@
+"""A quantised graph to a torch module that trains, runs bit for bit as the graph does, and turns back into it.
+
+Spikes pass synapses for all steps at once; neurons walk through time. Windows of max pools are computed as maxima,
+which for spikes is the same, and which passes gradients better; `IntegerNet.record` computes them as the graph says.
+What is proved of this module is proved of the graph: `compare` runs both and compares every spike, state and answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from avsnn.convert.finetune_cells import IntegerCell, check_cell, float_for
+from avsnn.convert.finetune_layers import Bias, HostCurrent, UnitCurrent, Weights, multiplied
+from avsnn.convert.intervals import Interval, of_product
+from avsnn.convert.ir import fixed_nodes as fixed
+from avsnn.convert.ir.activity import Activity
+from avsnn.convert.ir.graph import Graph
+from avsnn.convert.ir.node import Array, Node
+from avsnn.convert.passes.integer_formats import Target, growth
+from avsnn.convert.passes.quantise_products import HEADROOM
+from avsnn.errors import CapabilityError
+from avsnn.hw_profiles import fixed_point
+from avsnn.train.neurons import walk
+
+Layer = Weights | HostCurrent | UnitCurrent | Bias
+
+
+@dataclass(kw_only=True, eq=False)
+class Answers:
+    """What a forward pass leaves.
+
+    Attributes:
+        raw: output to whole numbers (B, *shape).
+        operations: synaptic operations per sample, differentiable; 0 if they were not asked for.
+        spikes: population to spikes (T, B, *shape), where recorded; ``states`` likewise, by "u" and "v".
+    """
+
+    raw: dict[str, Tensor] = field(default_factory=dict)
+    operations: Tensor | float = 0.0
+    spikes: dict[str, Tensor] = field(default_factory=dict)
+    states: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+
+class IntegerNet(nn.Module):
+    """The graph as a module: ``net(integers)`` takes what `avsnn.convert.ir.fixed_interpreter.to_integers` gives.
+
+    Args:
+        graph: stage ``quantised``.
+        target: formats that its integers must keep.
+        starts: real mantissas by synapse, where training should not start from the integers themselves.
+        shifts: k by population, where all its currents must stay multiples of ``2^k``; weights do by their exponents.
+        surrogate: a name in `avsnn.train.surrogates.SURROGATES`.
+
+    Raises:
+        CapabilityError: a node that cannot be trained.
+        DomainError: sums that no float holds exactly.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        target: Target,
+        *,
+        starts: Mapping[str, Array] | None = None,
+        shifts: Mapping[str, int] | None = None,
+        surrogate: str = "atan",
+    ) -> None:
+        super().__init__()
+        self.graph, self.target, self.surrogate, self.shifts = graph, target, surrogate, dict(shifts or {})
+        self.layers = nn.ModuleDict()
+        self._levels: dict[str, int] = {}
+        self._cells: dict[str, tuple[IntegerCell, torch.dtype]] = {}
+        for node in graph:
+            self._add(node, starts or {})
+
+    def _add(self, node: Node, starts: Mapping[str, Array]) -> None:
+        graph = self.graph
+        match node:
+            case fixed.FixedInput():
+                self._levels[node.name] = max(abs(node.low), abs(node.high), 1)
+            case fixed.Synapse():
+                levels = self._levels[node.inputs[0]] * (graph.timesteps if self._counted(node) else 1)
+                self._put(node, Weights(node, self.target, levels, starts.get(node.name)))
+            case fixed.HeldCurrent():
+                (reader,) = graph.readers[node.name]
+                assert isinstance(reader, fixed.FixedLIF)
+                kept = growth(graph.timesteps, (fixed.MEMORYLESS - reader.decay_v) / fixed.MEMORYLESS)
+                room = int(HEADROOM * (1 << (reader.state_bits - 1 - fixed.ACTIVATION_SHIFT)) / kept)
+                self._put(node, HostCurrent(graph, node, self.target, _level(reader), room))
+            case fixed.FixedUnitCurrent():
+                self._put(node, UnitCurrent(node))
+            case fixed.Product():
+                made = of_product(node, [Interval.of(x.shape, 0, 1) for x in graph.sources(node)], graph.timesteps)
+                most = max(1, made.peak)
+                self._levels[node.name] = most
+                float_for(most * max(graph.timesteps, 1), where=node.name)
+            case fixed.FixedLIF():
+                self._levels[node.name] = 1
+                check_cell(node)
+                if self._biased(node):
+                    self._put(node, self._bias(node))
+            case fixed.FixedReadout():
+                unit = max(1.0, 0.1 / node.scale)
+                self._put(node, Bias(node.bias, unit, float(1 << 52), torch.float64))
+            case _:
+                raise CapabilityError("no rule to fine-tune it", where=node.name, found=node.kind)
+
+    def _bias(self, node: fixed.FixedLIF) -> Bias:
+        up = node.bias_exp - fixed.ACTIVATION_SHIFT
+        step = 1 << max(0, self.shifts.get(node.name, 0) - up)
+        dtype = torch.float32 if node.state_bits <= 24 else torch.float64
+        room = float(self.target.bias_room // step * step)
+        return Bias(self._map(node), _level(node), room, dtype, step=step, per=1 << up)
+
+    def _put(self, node: Node, layer: nn.Module) -> None:
+        self.layers[node.name.replace(".", "/")] = layer
+
+    def _layer(self, node: Node) -> nn.Module:
+        return self.layers[node.name.replace(".", "/")]
+
+    def _counted(self, node: Node) -> bool:
+        """Whether its spikes are summed over the window before its weights: what a read-out reads."""
+        readers = self.graph.readers[node.name]
+        return len(readers) == 1 and isinstance(readers[0], fixed.FixedReadout) and isinstance(node, fixed.FixedLinear)
+
+    def _biased(self, node: fixed.FixedLIF) -> bool:
+        """Whether a bias of its own trains: not where a host adds it already, nor in an OR of spikes."""
+        kinds = (fixed.HeldCurrent, fixed.FixedUnitCurrent)
+        return node.role == "neuron" and not any(isinstance(part, kinds) for part in self.graph.sources(node))
+
+    @staticmethod
+    def _map(node: fixed.FixedLIF) -> Array:
+        """The bias per channel or position; one number for all becomes one per channel."""
+        bias = np.asarray(node.bias_mant)
+        if bias.size == 1:
+            return np.full(node.shape[0], int(bias.reshape(-1)[0]), dtype=np.int64)
+        return bias
+
+    def forward(self, integers: Mapping[str, Tensor], *, operations: Mapping[str, Tensor] | None = None) -> Answers:
+        """Run samples.
+
+        Args:
+            integers: (B, *shape) where direct, else (T, B, *shape).
+            operations: synapses to the fan-out of each neuron that they read, to count operations; None for no count.
+        """
+        return self._run(integers, operations, recording=False)
+
+    @torch.no_grad()
+    def record(self, integers: Mapping[str, Tensor]) -> Answers:
+        """Run samples with every spike and state, pools computed as the graph says."""
+        return self._run(integers, None, recording=True)
+
+    def _run(
+        self, integers: Mapping[str, Tensor], operations: Mapping[str, Tensor] | None, *, recording: bool
+    ) -> Answers:
+        found, values, T = Answers(), dict[str, Tensor](), self.graph.timesteps
+        for node in self.graph:
+            match node:
+                case fixed.FixedInput():
+                    values[node.name] = _filled(node, integers[node.name], T)
+                case fixed.HeldCurrent():
+                    (reader,) = self.graph.readers[node.name]
+                    values[node.name] = self._layer(node)(values[node.inputs[0]], self._cell(reader)[1])
+                case fixed.Synapse():
+                    x = values[node.inputs[0]]
+                    if operations is not None:
+                        sent = x.clamp(-1, 1).abs() if self._levels[node.inputs[0]] > 1 else x
+                        found.operations = found.operations + _operations(sent, operations[node.name])
+                    if not self._pooling(node) or recording:
+                        x = x.sum(0, keepdim=True) if self._counted(node) else x
+                        values[node.name] = self._layer(node)(x.flatten(0, 1)).reshape(len(x), -1, *node.shape)
+                case fixed.FixedUnitCurrent():
+                    values[node.name] = self._layer(node)([values[name] for name in node.inputs])
+                case fixed.Product():
+                    values[node.name] = multiplied(node, [values[name] for name in node.inputs])
+                case fixed.FixedLIF():
+                    pool = self.graph[node.inputs[0]]
+                    if self._pooling(pool) and not recording:
+                        assert isinstance(pool, fixed.FixedConv2d)
+                        values[node.name] = _maximum(values[pool.inputs[0]], pool)
+                    else:
+                        values[node.name] = self._population(node, values, found if recording else None)
+                case fixed.FixedReadout():
+                    sums = [values[name].double().sum(0) for name in node.inputs]
+                    found.raw[node.name] = torch.stack(sums).sum(0) + self._layer(node)()
+                case _:
+                    raise CapabilityError("no rule to fine-tune it", where=node.name, found=node.kind)
+        assert self.graph.timesteps == T
+        return found
+
+    def _cell(self, node: Node) -> tuple[IntegerCell, torch.dtype]:
+        """The cell of a population, on the device of the module."""
+        assert isinstance(node, fixed.FixedLIF)
+        if node.name not in self._cells:
+            device = next(self.parameters()).device
+            self._cells[node.name] = IntegerCell.of(node, self.surrogate, device)
+        return self._cells[node.name]
+
+    def _pooling(self, node: Node) -> bool:
+        """Whether it is the window of an OR of spikes, which is a maximum."""
+        readers = self.graph.readers[node.name]
+        if not isinstance(node, fixed.FixedConv2d) or len(readers) != 1:
+            return False
+        reader = readers[0]
+        window = isinstance(reader, fixed.FixedLIF) and reader.role == "or" and np.all(reader.threshold_mant == 0)
+        layer = self._layer(node)
+        return bool(window and isinstance(layer, Weights) and layer.fixed and self._levels[node.inputs[0]] == 1)
+
+    def _population(self, node: fixed.FixedLIF, values: Mapping[str, Tensor], found: Answers | None) -> Tensor:
+        cell, dtype = self._cell(node)
+        parts = [self._over_time(values[name].to(dtype), node) for name in node.inputs]
+        current = parts[0]
+        for part in parts[1:]:
+            current = current + part
+        self._check(current, node)
+        bias = None
+        if self._biased(node):
+            bias = self._layer(node)().to(dtype)
+            bias = bias.reshape(*bias.shape, *(1,) * (len(node.shape) - bias.ndim))
+        elif np.any(node.bias_mant):
+            units = np.array(node.bias_mant, dtype=np.int64) << (node.bias_exp - fixed.ACTIVATION_SHIFT)
+            bias = torch.from_numpy(units).to(current)
+            bias = bias.reshape(*bias.shape, *(1,) * (len(node.shape) - bias.ndim))
+        drive = current if bias is None else current + bias
+        steps = node.steps or self.graph.timesteps  # behind its own window a population rests
+        if found is None:
+            return _resting(walk(drive[:steps], cell), len(drive))
+        return _recorded(node.name, current[:steps], drive, cell, found)
+
+    def _over_time(self, x: Tensor, node: fixed.FixedLIF) -> Tensor:
+        """(B, ...) of a held current, or (T, B, ...), as (T, B, *shape) of the population."""
+        T = self.graph.timesteps
+        if isinstance(x, Tensor) and x.ndim == len(node.shape) + 1:
+            return x.expand(T, *x.shape)
+        return x.reshape(*x.shape[:2], *node.shape)
+
+    def _check(self, current: Tensor, node: fixed.FixedLIF) -> None:
+        """Raise if u leaves its state: there the chip would wrap."""
+        limit = fixed_point.state_limit(node.state_bits) >> fixed_point.ACTIVATION_SHIFT
+        bound = sum(self._reach(name) for name in node.inputs)
+        if bound >= limit and float(current.detach().abs().max()) >= limit:
+            worst = float(current.detach().abs().max()) * (1 << fixed_point.ACTIVATION_SHIFT)
+            raise fixed_point.domain_error(
+                worst, where=node.name, what="u", place="fine-tuning", state_bits=node.state_bits
+            )
+
+    def _reach(self, name: str) -> float:
+        """Largest current that a source can ever send."""
+        node, layer = self.graph[name], self.layers[name.replace(".", "/")] if self._has(name) else None
+        if isinstance(layer, Weights):
+            sums = float((layer.scale.expand_as(layer.latent).flatten(1).sum(1)).max())
+            return layer.unit * sums * self._levels[node.inputs[0]]
+        return float(self._levels.get(name, 1 << 62))
+
+    def _has(self, name: str) -> bool:
+        return name.replace(".", "/") in self.layers
+
+    def project(self) -> None:
+        """Bring all latent numbers back into their formats; to be called after each update."""
+        for layer in self.layers.values():
+            if isinstance(layer, HostCurrent | Bias) or (isinstance(layer, Weights) and not layer.fixed):
+                layer.project()
+
+    def integers(self) -> Graph:
+        """Return the graph with the integers that act now."""
+        return replace(self.graph, nodes=tuple(self._written(node) for node in self.graph))
+
+    def _written(self, node: Node) -> Node:
+        layer = self._layer(node) if self._has(node.name) else None
+        if isinstance(layer, Weights | HostCurrent) and not getattr(layer, "fixed", False):
+            return layer.node()
+        if isinstance(layer, Bias):
+            whole = layer.integers()
+            if isinstance(node, fixed.FixedLIF):
+                return replace(node, bias_mant=whole)
+            assert isinstance(node, fixed.FixedReadout)
+            return replace(node, bias=whole)
+        return node
+
+
+def _level(node: fixed.FixedLIF) -> float:
+    return float(np.max(node.threshold_mant)) + 1.0
+
+
+def _operations(sent: Tensor, fanout: Tensor) -> Tensor:
+    """Messages (T, B, *source) times the connections of each neuron, per sample."""
+    return (sent.sum((0, 1)) * fanout).sum() / sent.shape[1]
+
+
+def _maximum(x: Tensor, node: fixed.FixedConv2d) -> Tensor:
+    """OR of windows of spikes (T, B, C, H, W)."""
+    kernel = tuple(node.weight_mant.shape[2:])
+    found = functional.max_pool2d(x.flatten(0, 1), kernel, node.stride, node.padding, node.dilation)
+    return found.reshape(*x.shape[:2], *node.shape)
+
+
+def _filled(node: fixed.FixedInput, x: Tensor, timesteps: int) -> Tensor:
+    """A sequence with zeros behind it, where its window is shorter; what is held stays as it is."""
+    return x if node.coding == "direct" else _resting(x, timesteps)
+
+
+def _resting(x: Tensor, timesteps: int) -> Tensor:
+    """(n, B, *) with zeros for the steps behind the n-th."""
+    missing = timesteps - len(x)
+    return torch.cat([x, x.new_zeros(missing, *x.shape[1:])]) if missing else x
+
+
+def _recorded(name: str, current: Tensor, drive: Tensor, cell: IntegerCell, found: Answers) -> Tensor:
+    """Walk through time and keep every spike and state."""
+    v, fired, carried = [], [], None
+    for step in drive[: len(current)]:
+        u = step * cell.gain if carried is None else step * cell.gain + carried
+        spikes = torch.empty_like(u)
+        cell.fire(u, spikes)
+        v.append(cell.rest(u, spikes))
+        fired.append(spikes)
+        carried = cell.carry(u.clone(), spikes)
+    found.spikes[name] = _resting(torch.stack(fired), len(drive))
+    states = {"u": current * cell.gain, "v": torch.stack(v)}
+    found.states[name] = {key: _resting(state, len(drive)) for key, state in states.items()}
+    return found.spikes[name]
+
+
+def activity(net: IntegerNet, integers: Mapping[str, Array]) -> Activity:
+    """Run samples on the device of ``net`` and return what the interpreter would: every spike, state and answer."""
+    device = next(net.parameters()).device
+    found = net.record(tensors(net.graph, integers, device))
+
+    def whole(x: Tensor) -> Array:
+        values: Array = x.cpu().double().numpy()
+        return values.astype(np.int64)
+
+    return Activity(
+        outputs={name: whole(raw) for name, raw in found.raw.items()},
+        spikes={name: spikes.cpu().numpy() != 0 for name, spikes in found.spikes.items()},
+        states={name: {key: whole(x) for key, x in state.items()} for name, state in found.states.items()},
+    )
+
+
+def tensors(graph: Graph, integers: Mapping[str, Array], device: torch.device | str) -> dict[str, Tensor]:
+    """Integers of the inputs as floats that hold them exactly."""
+    found = {}
+    for node in graph.of(fixed.FixedInput):
+        x = torch.from_numpy(np.ascontiguousarray(integers[node.name])).to(device)
+        found[node.name] = x.to(float_for(max(abs(node.low), abs(node.high)), where=node.name))
+    return found

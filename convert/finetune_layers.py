@@ -1,0 +1,274 @@
+"""Integer layers of a quantised graph as torch modules: latent numbers that train, integers that act, and back.
+
+Each module holds numbers near 1 (``latent``), in units of what its integers may be, so that one learning rate suits
+all. What acts are integers, made anew in every forward pass: weights on the mantissas of their format and sign mode,
+biases whole. `Weights.node` and its like write them back. Exponents and thresholds stay as quantised.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from avsnn.convert.finetune_cells import float_for, on_grid, rounded
+from avsnn.convert.finetune_grid import mantissa_grid
+from avsnn.convert.intervals import Interval, of_held
+from avsnn.convert.ir import fixed_nodes as fixed
+from avsnn.convert.ir.graph import Graph
+from avsnn.convert.ir.kernels import image_shape, per_channel
+from avsnn.convert.ir.node import Array
+from avsnn.convert.ir.products import UNIT_BITS
+from avsnn.convert.passes.integer_formats import Target
+from avsnn.errors import CapabilityError
+
+
+def _latent(values: Array, dtype: torch.dtype = torch.float32) -> nn.Parameter:
+    return nn.Parameter(torch.from_numpy(np.array(values, dtype=np.float64)).to(dtype))
+
+
+def _row_shape(values: Array, ndim: int) -> Array:
+    """Numbers per output, or one number, so that they meet weights (out, ...)."""
+    return values.reshape(-1, *(1,) * (ndim - 1)) if values.ndim else values
+
+
+class Weights(nn.Module):
+    """A `Synapse`: ``a = weight (*) x`` with integer weights; x (N, *source), spikes or graded integers up to levels.
+
+    Args:
+        node: as quantised.
+        target: formats, for the grid of the mantissas.
+        levels: largest magnitude of the source, summed over as many steps as are summed before.
+        start: real mantissas to start from, nearest first; the node's own if None.
+    """
+
+    scale: Tensor
+
+    def __init__(self, node: fixed.Synapse, target: Target, levels: int, start: Array | None = None) -> None:
+        super().__init__()
+        self.synapse = node
+        mant = node.weight_mant
+        if isinstance(node, fixed.FixedLinear) and node.output_delay is not None:
+            raise CapabilityError("delays per neuron cannot be fine-tuned", where=node.name)
+        self.low, self.high, self.grain = mantissa_grid(node.sign_mode, target)
+        self.fixed = node.sign_mode == "excitatory" and bool((mant == 1).all())  # a window of a pool, a relay
+        self.unit = 1.0 if self.fixed else float(max(-self.low, self.high))
+        exponent = _row_shape(np.asarray(node.weight_exp), mant.ndim)
+        sums = int((np.ones_like(mant, dtype=np.int64) << exponent).reshape(len(mant), -1).sum(axis=1).max())
+        self.dtype = float_for(int(self.unit) * sums * levels, where=node.name)
+        self.latent = _latent((mant if start is None else start) / self.unit, self.dtype)
+        self.latent.requires_grad_(not self.fixed)
+        self.register_buffer("scale", torch.as_tensor(2.0**exponent, dtype=self.dtype), persistent=False)
+        self.project()
+
+    def mantissas(self) -> Tensor:
+        """Return the integers of the format, differentiable in the latent numbers."""
+        if self.fixed:
+            return self.latent
+        return on_grid(self.latent * self.unit, self.low, self.high, self.grain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, *source) -> (N, *shape)."""
+        weight = self.mantissas() * self.scale
+        x = x.to(self.dtype)
+        if isinstance(self.synapse, fixed.FixedConv2d):
+            return convolved(x, weight, self.synapse)
+        return functional.linear(x.flatten(1), weight)
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Keep latent numbers where the format has integers, so that no gradient is lost behind its edge."""
+        self.latent.clamp_(self.low / self.unit, self.high / self.unit)
+
+    @torch.no_grad()
+    def node(self) -> fixed.Synapse:
+        """Return the synapse with the integers that act now."""
+        return replace(self.synapse, weight_mant=_whole(self.mantissas()))
+
+
+def convolved(x: Tensor, weight: Tensor, node: fixed.FixedConv2d | fixed.HeldCurrent) -> Tensor:
+    """Convolution of x (N, *source) as the node has it; exact in floats that hold every sum."""
+    x = x.reshape(len(x), *image_shape(tuple(x.shape[1:])))
+    found = functional.conv2d(x, weight, None, node.stride, node.padding, node.dilation, node.groups)
+    # Some algorithms for GPUs multiply fractions; whatever they leave is far below a half.
+    found = found.round() if x.is_cuda else found
+    return found.reshape(len(x), *node.shape)
+
+
+class HostCurrent(nn.Module):
+    """A `HeldCurrent`: weights stay, wide as they are; whole units of current added to each channel train.
+
+    ``a = (weight x + bias + (delta << shift) + half) >> shift`` is ``a + delta``, and delta is bounded so that no input
+    in range makes a current that the bias of a neuron cannot hold.
+    """
+
+    bounds: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, graph: Graph, node: fixed.HeldCurrent, target: Target, unit: float, most_current: int) -> None:
+        super().__init__()
+        if node.port != "current":
+            raise CapabilityError("only currents can be fine-tuned", where=node.name, found=node.port)
+        self.held, self.unit = node, unit
+        (source,) = graph.sources(node)
+        assert isinstance(source, fixed.FixedInput)
+        reached = of_held(node, Interval.of(source.shape, source.low, source.high))
+        smallest, largest = (end.reshape(len(end), -1) for end in (reached.low, reached.high))
+        peak = np.abs(node.weight).reshape(len(node.weight), -1).sum(axis=1).max() * max(-source.low, source.high)
+        most = int(peak) + int(np.abs(node.bias).max(initial=0)) + (1 << node.shift)
+        float_for(most, where=node.name)  # float64 always holds what the host's formats allow
+        self.latent = _latent(np.zeros(len(smallest)))
+        room = min(target.bias_room, most_current)
+        bounds = np.stack([-room - smallest.min(axis=1), room - largest.max(axis=1)]).astype(np.float32)
+        self.register_buffer("bounds", torch.from_numpy(bounds), persistent=False)
+        self.register_buffer("weight", torch.from_numpy(node.weight.astype(np.float64)), persistent=False)
+        bias = per_channel(node.bias, len(node.shape)).astype(np.float64)
+        self.register_buffer("bias", torch.from_numpy(np.array(bias)), persistent=False)
+
+    def delta(self) -> Tensor:
+        """Return the whole units of current that each channel gets more."""
+        low, high = self.bounds[0], self.bounds[1]
+        return rounded(torch.minimum(torch.maximum(self.latent * self.unit, low), high), even=True)
+
+    def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """(B, *source) integers -> (B, *shape) of the type of the population's states."""
+        with torch.no_grad():
+            wide = x.double()
+            if self.held.weight.ndim == 4:
+                total = convolved(wide, self.weight, self.held)
+            else:
+                total = functional.linear(wide.flatten(1), self.weight)
+            half = (1 << self.held.shift) >> 1
+            current = torch.floor((total + self.bias + half) / (1 << self.held.shift)).to(dtype)
+        return current + self.delta().to(dtype).reshape(-1, *(1,) * (current.ndim - 2))
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Keep the latent numbers inside their bounds."""
+        low, high = self.bounds / self.unit
+        self.latent.copy_(torch.minimum(torch.maximum(self.latent, low), high))
+
+    @torch.no_grad()
+    def node(self) -> fixed.HeldCurrent:
+        """Return the current with what was added to each channel."""
+        added = _whole(self.delta()) << self.held.shift
+        bias = per_channel(self.held.bias, len(self.held.shape))
+        return replace(self.held, bias=bias + per_channel(added, len(self.held.shape)))
+
+
+class Bias(nn.Module):
+    """The bias of a population or read-out in units of current, mantissas in the width of its format.
+
+    Args:
+        values: mantissas.
+        unit: of the latent numbers, in units of current: the threshold.
+        room: largest mantissa.
+        dtype: that holds them exactly.
+        step: mantissas are multiples of it.
+        per: units of current that a mantissa stands for.
+    """
+
+    def __init__(
+        self,
+        values: Array,
+        unit: float,
+        room: float,
+        dtype: torch.dtype = torch.float32,
+        *,
+        step: int = 1,
+        per: int = 1,
+    ) -> None:
+        super().__init__()
+        self.unit, self.room, self.step, self.per = unit / per, room, float(step), float(per)
+        self.latent = _latent(values / self.unit, dtype)
+
+    def mantissas(self) -> Tensor:
+        """Return the integers of the format, of the shape of the values."""
+        return on_grid(self.latent * self.unit, -self.room, self.room, self.step)
+
+    def forward(self) -> Tensor:
+        """Return units of current."""
+        return self.mantissas() * self.per
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Keep the latent numbers inside the format."""
+        self.latent.clamp_(-self.room / self.unit, self.room / self.unit)
+
+    @torch.no_grad()
+    def integers(self) -> Array:
+        """Return what acts now."""
+        return _whole(self.mantissas())
+
+
+class UnitCurrent(nn.Module):
+    """A `FixedUnitCurrent`: counts of a window scaled to length 1 by the host; its wide weights stay as they are."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, node: fixed.FixedUnitCurrent) -> None:
+        super().__init__()
+        self.current = node
+        self.register_buffer("weight", torch.from_numpy(node.weight.astype(np.float64)), persistent=False)
+        self.register_buffer("bias", torch.from_numpy(node.bias.astype(np.float64)), persistent=False)
+        self.fixed = True
+
+    def forward(self, sources: list[Tensor]) -> Tensor:
+        """Windows (T, B, *shape) -> (T, B, *shape) of the node, float64."""
+        parts = []
+        for x, pooled in zip(sources, self.current.pooled, strict=True):
+            counts = x.double().sum(0)
+            counts = counts.flatten(2).sum(2) if pooled else counts.flatten(1)
+            length = counts.square().sum(1, keepdim=True).sqrt()
+            scaled = counts * float(1 << UNIT_BITS) / torch.where(length > 0, length, torch.ones_like(length))
+            parts.append(rounded(scaled, even=True))
+        total = functional.linear(torch.cat(parts, 1), self.weight, self.bias)
+        shifted = rounded(total / (1 << self.current.shift), even=False) * self.current.gain
+        return shifted.reshape(1, -1, *self.current.shape).expand(len(sources[0]), -1, *self.current.shape)
+
+
+def _whole(x: Tensor) -> Array:
+    found: Array = x.detach().cpu().double().numpy().astype(np.int64)
+    return found
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(T, B, D, *tokens) -> (T, B, heads, d, N)."""
+    tokens = math.prod(x.shape[3:])
+    return x.reshape(*x.shape[:2], heads, x.shape[2] // heads, tokens)
+
+
+def multiplied(node: fixed.Product, x: list[Tensor]) -> Tensor:
+    """What a product makes of windows (T, B, *shape), as `avsnn.convert.ir.products` has it, differentiable.
+
+    Raises:
+        CapabilityError: a product without a rule here.
+    """
+    match node:
+        case fixed.FixedAttention():
+            q, k, v = (split_heads(each, node.heads) for each in x)
+            if node.over == "space":
+                found = (v @ k.transpose(-1, -2)) @ q
+            else:
+                steps, batch, heads, d, tokens = q.shape
+                keys, values = (part.permute(1, 2, 4, 3, 0) for part in (k, v))  # (B, heads, N, d, T)
+                pairs = keys @ values.transpose(-1, -2)
+                asked = q.permute(1, 2, 4, 0, 3) @ pairs  # (B, heads, N, T, d)
+                found = asked.permute(3, 0, 1, 4, 2).reshape(steps, batch, heads, d, tokens)
+            found = found.reshape(x[0].shape)
+        case fixed.FixedAttentionMap():
+            found = split_heads(x[0], node.heads).transpose(-1, -2) @ split_heads(x[1], node.heads)
+        case fixed.FixedMappedValues():
+            found = (split_heads(x[1], x[0].shape[2]) @ x[0].transpose(-1, -2)).reshape(x[1].shape)
+        case fixed.FixedProductOfSums():
+            over_tokens = x[0].flatten(3).sum(-1).reshape(*x[0].shape[:3], *(1,) * (x[0].ndim - 3))
+            found = over_tokens * x[1].sum(0, keepdim=True)
+        case _:
+            raise CapabilityError("no rule to fine-tune it", where=node.name, found=node.kind)
+    return found * node.gain
