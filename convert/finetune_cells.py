@@ -76,43 +76,78 @@ def rounded(x: Tensor, *, even: bool) -> Tensor:
     return found
 
 
-def check_cell(node: fixed.FixedLIF) -> None:
-    """Refuse a population that has no cell here.
+class _Leaky(torch.autograd.Function):
+    """``u[t] = leak(u[t-1]) + 64 a[t]`` for all steps (T, B, *), in units of v; backward, a leak is not rounded."""
 
-    Raises:
-        CapabilityError: it keeps its current, its bias is finer than currents, or its states are too wide.
-    """
-    odd_bias = np.any(node.bias_mant) and node.bias_exp < fixed.ACTIVATION_SHIFT
-    if node.decay_u != fixed.NO_CURRENT_MEMORY or odd_bias:
-        found = f"decay_u {node.decay_u}, bias_exp {node.bias_exp}"
-        remedy = "leave fine-tuning out; neurons with a current of their own cannot be fine-tuned yet"
-        raise CapabilityError("no rule to fine-tune it", where=node.name, found=found, remedy=remedy)
-    if node.state_bits > WIDEST_STATE:
-        raise CapabilityError("states too wide", where=node.name, found=node.state_bits, limit=WIDEST_STATE)
+    @staticmethod
+    def forward(ctx: Any, currents: Tensor, leak: Leak) -> Tensor:
+        """Return u of every step."""
+        ctx.keep = leak.keep / fixed_point.UNITY
+        u = currents * PER_ACTIVATION
+        for t in range(1, len(u)):
+            u[t] += leak(u[t - 1].clone())
+        return u
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient of the currents, from the last step to the first."""
+        by_u = grads[0].clone()
+        for t in range(len(by_u) - 2, -1, -1):
+            by_u[t] += ctx.keep * by_u[t + 1]
+        return by_u * PER_ACTIVATION, None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leak:
+    """``sign(x) (|x| keep >> 12)``, exact for states of 24 bits, or of WIDEST_STATE where ``wide``."""
+
+    keep: int
+    wide: bool
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return what is left of x, which may be written over."""
+        if self.keep in (0, fixed_point.UNITY):
+            return x.mul_(self.keep // fixed_point.UNITY)
+        if self.wide:
+            whole = x.to(torch.int64)
+            return (whole.sign() * (whole.abs() * self.keep >> fixed_point.FRACTION_BITS)).to(x.dtype)
+        if self.keep & (self.keep - 1) == 0:  # a power of two: the product is exact in float32
+            return x.mul_(self.keep / fixed_point.UNITY).trunc_()
+        return x.double().mul_(self.keep / fixed_point.UNITY).trunc_().to(x.dtype)  # |x keep| < 2^35
+
+    def through(self, currents: Tensor) -> Tensor:
+        """Return u of all steps of currents (T, B, *), in units of v."""
+        found: Tensor = _Leaky.apply(currents, self)  # type: ignore[no-untyped-call]
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
 class IntegerCell:
     """`avsnn.convert.ir.fixed_nodes.FixedLIF` for `avsnn.train.neurons.walk`; u is its v before the reset.
 
-    Currents hold the bias, in activation units. ``subtract`` and ``threshold`` are in units of v, numbers or tensors
-    that broadcast to a step; the gradient of the reset is left out.
+    What drives it holds u and the bias, in units of v, as do ``subtract`` and ``threshold``, numbers or tensors that
+    broadcast to a step; the gradient of the reset is left out.
     """
 
     threshold: Tensor | float
     subtract: Tensor | float
-    keep: int
+    leak: Leak
     reset: str
     top: float
-    wide: bool
     surrogate: Surrogate
     alpha: float
-    gain: float = float(PER_ACTIVATION)
+    gain: float = 1.0
     detach_membrane: bool = False
 
     @staticmethod
     def of(node: fixed.FixedLIF, surrogate: str, device: torch.device | str) -> tuple[IntegerCell, torch.dtype]:
-        """Return the cell of a population and the type of its states."""
+        """Return the cell of a population and the type of its states.
+
+        Raises:
+            CapabilityError: states that no float holds.
+        """
+        if node.state_bits > WIDEST_STATE:
+            raise CapabilityError("states too wide", where=node.name, found=node.state_bits, limit=WIDEST_STATE)
         dtype = torch.float32 if node.state_bits <= 24 else torch.float64
 
         def in_v(value: Any, scale: int) -> Tensor | float:
@@ -123,10 +158,9 @@ class IntegerCell:
         cell = IntegerCell(
             threshold=in_v(node.threshold_mant, PER_ACTIVATION),
             subtract=in_v(node.subtract, 1),
-            keep=fixed_point.UNITY - node.decay_v,
+            leak=Leak(keep=fixed_point.UNITY - node.decay_v, wide=node.state_bits > 24),
             reset=node.reset,
             top=float(fixed_point.state_limit(node.state_bits) - 1),
-            wide=node.state_bits > 24,
             surrogate=chosen,
             alpha=chosen.alpha,
         )
@@ -140,8 +174,8 @@ class IntegerCell:
     def carry(self, u: Tensor, fired: Tensor) -> Tensor:
         """Return the decayed rest, as the integer neuron rounds it."""
         if self.reset == "subtract_delayed":
-            return self._decayed(u.clone()).sub_(fired * self.subtract)
-        return self._decayed(self.rest(u, fired))
+            return self.leak(u.clone()).sub_(fired * self.subtract)
+        return self.leak(self.rest(u, fired))
 
     def rest(self, u: Tensor, fired: Tensor) -> Tensor:
         """Return v after the reset: what runs record."""
@@ -149,24 +183,13 @@ class IntegerCell:
             return u
         return u - u * fired if self.reset == "hard" else u - fired * self.subtract
 
-    def _decayed(self, x: Tensor) -> Tensor:
-        """``sign(x) (|x| keep >> 12)``; x may be written over."""
-        if self.keep in (0, fixed_point.UNITY):
-            return x.mul_(self.keep // fixed_point.UNITY)
-        if self.wide:
-            whole = x.to(torch.int64)
-            return (whole.sign() * (whole.abs() * self.keep >> fixed_point.FRACTION_BITS)).to(x.dtype)
-        if self.keep & (self.keep - 1) == 0:  # a power of two: the product is exact in float32
-            return x.mul_(self.keep / fixed_point.UNITY).trunc_()
-        return x.double().mul_(self.keep / fixed_point.UNITY).trunc_().to(x.dtype)  # |x keep| < 2^35
-
     def slope(self, u: Tensor) -> Tensor:
         """Return the surrogate's slope at the distance to the threshold, both in units of it."""
         unit = self.threshold
-        unit = unit.clamp(min=self.gain) if isinstance(unit, Tensor) else max(unit, self.gain)
+        unit = unit.clamp(min=PER_ACTIVATION) if isinstance(unit, Tensor) else max(unit, PER_ACTIVATION)
         return self.surrogate.slope((u - self.threshold) / unit, self.alpha) / unit
 
     def add_back(self, by_u: Tensor, later: Tensor, u: Tensor, fired: Tensor, slope: Tensor) -> None:
         """Add what the next potential passes back: the decay, and nothing where a hard reset cut it."""
         kept = torch.addcmul(later, later, fired, value=-1) if self.reset == "hard" else later
-        by_u.add_(kept, alpha=self.keep / fixed_point.UNITY)
+        by_u.add_(kept, alpha=self.leak.keep / fixed_point.UNITY)

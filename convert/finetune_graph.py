@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from avsnn.convert.finetune_cells import IntegerCell, check_cell, float_for
+from avsnn.convert.finetune_cells import PER_ACTIVATION, IntegerCell, Leak, float_for
 from avsnn.convert.finetune_layers import Bias, HostCurrent, UnitCurrent, Weights, multiplied
 from avsnn.convert.intervals import Interval, of_product
 from avsnn.convert.ir import fixed_nodes as fixed
@@ -102,7 +102,6 @@ class IntegerNet(nn.Module):
                 float_for(most * max(graph.timesteps, 1), where=node.name)
             case fixed.FixedLIF():
                 self._levels[node.name] = 1
-                check_cell(node)
                 if self._biased(node):
                     self._put(node, self._bias(node))
             case fixed.FixedReadout():
@@ -112,6 +111,8 @@ class IntegerNet(nn.Module):
                 raise CapabilityError("no rule to fine-tune it", where=node.name, found=node.kind)
 
     def _bias(self, node: fixed.FixedLIF) -> Bias:
+        if node.bias_exp < fixed.ACTIVATION_SHIFT:
+            raise CapabilityError("its bias is finer than currents", where=node.name, found=node.bias_exp)
         up = node.bias_exp - fixed.ACTIVATION_SHIFT
         step = 1 << max(0, self.shifts.get(node.name, 0) - up)
         dtype = torch.float32 if node.state_bits <= 24 else torch.float64
@@ -180,12 +181,12 @@ class IntegerNet(nn.Module):
                 case fixed.Product():
                     values[node.name] = multiplied(node, [values[name] for name in node.inputs])
                 case fixed.FixedLIF():
-                    pool = self.graph[node.inputs[0]]
-                    if self._pooling(pool) and not recording:
-                        assert isinstance(pool, fixed.FixedConv2d)
+                    pool = self.graph[node.inputs[0]] if node.inputs else node
+                    if isinstance(pool, fixed.FixedConv2d) and self._pooling(pool) and not recording:
                         values[node.name] = _maximum(values[pool.inputs[0]], pool)
                     else:
-                        values[node.name] = self._population(node, values, found if recording else None)
+                        kept = found if recording else None
+                        values[node.name] = self._population(node, values, (T, _batch(self.graph, integers)), kept)
                 case fixed.FixedReadout():
                     sums = [values[name].double().sum(0) for name in node.inputs]
                     found.raw[node.name] = torch.stack(sums).sum(0) + self._layer(node)()
@@ -212,26 +213,38 @@ class IntegerNet(nn.Module):
         layer = self._layer(node)
         return bool(window and isinstance(layer, Weights) and layer.fixed and self._levels[node.inputs[0]] == 1)
 
-    def _population(self, node: fixed.FixedLIF, values: Mapping[str, Tensor], found: Answers | None) -> Tensor:
+    def _population(
+        self, node: fixed.FixedLIF, values: Mapping[str, Tensor], lead: tuple[int, int], found: Answers | None
+    ) -> Tensor:
         cell, dtype = self._cell(node)
+        device = next(self.parameters()).device
         parts = [self._over_time(values[name].to(dtype), node) for name in node.inputs]
-        current = parts[0]
+        current = parts[0] if parts else torch.zeros(*lead, *node.shape, dtype=dtype, device=device)
         for part in parts[1:]:
             current = current + part
         self._check(current, node)
-        bias = None
-        if self._biased(node):
-            bias = self._layer(node)().to(dtype)
-            bias = bias.reshape(*bias.shape, *(1,) * (len(node.shape) - bias.ndim))
-        elif np.any(node.bias_mant):
-            units = np.array(node.bias_mant, dtype=np.int64) << (node.bias_exp - fixed.ACTIVATION_SHIFT)
-            bias = torch.from_numpy(units).to(current)
-            bias = bias.reshape(*bias.shape, *(1,) * (len(node.shape) - bias.ndim))
-        drive = current if bias is None else current + bias
+        if node.decay_u == fixed.NO_CURRENT_MEMORY:
+            u = current * PER_ACTIVATION
+        else:
+            keep = fixed_point.UNITY - (node.decay_u + 1)
+            u = Leak(keep=keep, wide=node.state_bits > 24).through(current)
+            self._check_state(u, node)
+        bias = self._bias_in_v(node, u)
+        drive = u if bias is None else u + bias
         steps = node.steps or self.graph.timesteps  # behind its own window a population rests
         if found is None:
             return _resting(walk(drive[:steps], cell), len(drive))
-        return _recorded(node.name, current[:steps], drive, cell, found)
+        return _recorded(node.name, u[:steps], drive, cell, found)
+
+    def _bias_in_v(self, node: fixed.FixedLIF, like: Tensor) -> Tensor | None:
+        """The bias in units of v, to be added to u (T, B, *shape); None where there is none."""
+        if self._biased(node):
+            bias = self._layer(node)().to(like) * PER_ACTIVATION
+        elif np.any(node.bias_mant):
+            bias = torch.from_numpy(np.array(node.bias_mant, dtype=np.int64) << node.bias_exp).to(like)
+        else:
+            return None
+        return bias.reshape(*bias.shape, *(1,) * (len(node.shape) - bias.ndim))
 
     def _over_time(self, x: Tensor, node: fixed.FixedLIF) -> Tensor:
         """(B, ...) of a held current, or (T, B, ...), as (T, B, *shape) of the population."""
@@ -241,11 +254,15 @@ class IntegerNet(nn.Module):
         return x.reshape(*x.shape[:2], *node.shape)
 
     def _check(self, current: Tensor, node: fixed.FixedLIF) -> None:
-        """Raise if u leaves its state: there the chip would wrap."""
+        """Raise if a current leaves the state of u: there the chip would wrap."""
         limit = fixed_point.state_limit(node.state_bits) >> fixed_point.ACTIVATION_SHIFT
-        bound = sum(self._reach(name) for name in node.inputs)
-        if bound >= limit and float(current.detach().abs().max()) >= limit:
-            worst = float(current.detach().abs().max()) * (1 << fixed_point.ACTIVATION_SHIFT)
+        if sum(self._reach(name) for name in node.inputs) >= limit:
+            self._check_state(current * PER_ACTIVATION, node)
+
+    @staticmethod
+    def _check_state(u: Tensor, node: fixed.FixedLIF) -> None:
+        worst = float(u.detach().abs().max())
+        if worst >= fixed_point.state_limit(node.state_bits):
             raise fixed_point.domain_error(
                 worst, where=node.name, what="u", place="fine-tuning", state_bits=node.state_bits
             )
@@ -284,6 +301,11 @@ class IntegerNet(nn.Module):
         return node
 
 
+def _batch(graph: Graph, integers: Mapping[str, Tensor]) -> int:
+    node = next(node for node in graph if isinstance(node, fixed.FixedInput))
+    return integers[node.name].shape[0 if node.coding == "direct" else 1]
+
+
 def _level(node: fixed.FixedLIF) -> float:
     return float(np.max(node.threshold_mant)) + 1.0
 
@@ -311,19 +333,18 @@ def _resting(x: Tensor, timesteps: int) -> Tensor:
     return torch.cat([x, x.new_zeros(missing, *x.shape[1:])]) if missing else x
 
 
-def _recorded(name: str, current: Tensor, drive: Tensor, cell: IntegerCell, found: Answers) -> Tensor:
+def _recorded(name: str, u: Tensor, drive: Tensor, cell: IntegerCell, found: Answers) -> Tensor:
     """Walk through time and keep every spike and state."""
     v, fired, carried = [], [], None
-    for step in drive[: len(current)]:
-        u = step * cell.gain if carried is None else step * cell.gain + carried
-        spikes = torch.empty_like(u)
-        cell.fire(u, spikes)
-        v.append(cell.rest(u, spikes))
+    for step in drive[: len(u)]:
+        before = step.clone() if carried is None else step + carried
+        spikes = torch.empty_like(before)
+        cell.fire(before, spikes)
+        v.append(cell.rest(before, spikes))
         fired.append(spikes)
-        carried = cell.carry(u.clone(), spikes)
+        carried = cell.carry(before.clone(), spikes)
     found.spikes[name] = _resting(torch.stack(fired), len(drive))
-    states = {"u": current * cell.gain, "v": torch.stack(v)}
-    found.states[name] = {key: _resting(state, len(drive)) for key, state in states.items()}
+    found.states[name] = {key: _resting(state, len(drive)) for key, state in {"u": u, "v": torch.stack(v)}.items()}
     return found.spikes[name]
 
 

@@ -225,8 +225,9 @@ class UnitCurrent(nn.Module):
         for x, pooled in zip(sources, self.current.pooled, strict=True):
             counts = x.double().sum(0)
             counts = counts.flatten(2).sum(2) if pooled else counts.flatten(1)
-            length = counts.square().sum(1, keepdim=True).sqrt()
-            scaled = counts * float(1 << UNIT_BITS) / torch.where(length > 0, length, torch.ones_like(length))
+            squares = counts.square().sum(1, keepdim=True)
+            length = torch.where(squares > 0, squares, torch.ones_like(squares)).sqrt()  # a root of 0 has no slope
+            scaled = counts * float(1 << UNIT_BITS) / length
             parts.append(rounded(scaled, even=True))
         total = functional.linear(torch.cat(parts, 1), self.weight, self.bias)
         shifted = rounded(total / (1 << self.current.shift), even=False) * self.current.gain

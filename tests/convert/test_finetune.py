@@ -93,7 +93,7 @@ def test_products_too(kind: str, bits: int) -> None:
     assert any("q" in name.split("/")[0] for name in reached)  # through the product
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(8))
 def test_resets_decays_shortcuts_and_lengths(seed: int) -> None:
     drawn = draw(seed, 3)
     graph = drawn.graph
@@ -104,6 +104,10 @@ def test_resets_decays_shortcuts_and_lengths(seed: int) -> None:
     found = activity(net, to_integers(quantised, drawn.inputs))
     wanted = logical(quantised, to_integers(quantised, drawn.inputs))
     assert eq.compare("torch = reference", "drawn", wanted, found, exact=True).compared
+    answers = net(tensors(quantised, to_integers(quantised, drawn.inputs), "cpu")).raw
+    loss = torch.stack([raw.square().mean() for raw in answers.values()]).sum()
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert all(bool(p.grad.isfinite().all()) for p in net.parameters() if p.grad is not None)
 
 
 def small(seed: int = 3) -> tuple[Graph, dict[str, Any]]:
@@ -178,8 +182,8 @@ def test_a_budget_takes_operations_away() -> None:
     for tuner in (free, bound):
         while not tuner.finished:
             tuner.run_epoch()
-    assert bound.rows[-1]["operations"] < 0.6 * bound.before["operations"]
-    assert free.rows[-1]["operations"] > 0.7 * free.before["operations"]
+    assert bound.rows[-1]["operations"] < 0.9 * bound.before["operations"]
+    assert bound.rows[-1]["operations"] < 0.9 * free.rows[-1]["operations"]
 
 
 def granularity_of(profile: str) -> str:
@@ -316,8 +320,8 @@ def test_a_ladder_falls_and_starts_where_the_rung_above_ended(tmp_path: Path) ->
 def test_what_cannot_be_trained_is_refused() -> None:
     graph, x = small()
     quantised, _ = quantise(graph, target=target(), calibration=x)
-    nodes = [replace(n, decay_u=100) if isinstance(n, fixed.FixedLIF) else n for n in quantised]
-    with pytest.raises(CapabilityError, match="no rule to fine-tune it"):
+    nodes = [replace(n, bias_exp=2) if isinstance(n, fixed.FixedLIF) else n for n in quantised]
+    with pytest.raises(CapabilityError, match="finer than currents"):
         IntegerNet(replace(quantised, nodes=tuple(nodes)), target())
     with pytest.raises(InputError, match="is not a share"):
         Options(sop_budget=1.5)
