@@ -45,6 +45,17 @@ def direct():
 
 def events():
     return Net(False)
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.image, self.sound = Net(False), Net(False)
+
+    def forward(self, image, sound):
+        return self.image(image) + self.sound(sound)
+
+def two():
+    return Two()
 """
 
 
@@ -95,9 +106,20 @@ def test_sequences_and_calibration_data(avsnn: Command, network: str, tmp_path: 
     assert any("never fires on 5 calibration samples" in e["reason"] for e in json.loads(out)["entries"])
 
 
+def test_sequences_of_unequal_length(avsnn: Command, network: str) -> None:
+    given = ("--input", "image=1,6,6", "--input", "sound=1,6,6", "--sequence", "image", "--timesteps", "3")
+    code, out, _ = avsnn("check", f"{network}:two", *given, "--sequence", "sound=2", "--json")
+    assert code == 0
+    assert json.loads(out)["reached"] == "target"
+    code, _, err = avsnn("check", f"{network}:two", *given, "--sequence", "sound=4")
+    assert code == 2
+    assert "several numbers of steps" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("usernet:events", "--input", "image=1,6,6", "--sequence", "image=0"), "not of the form NAME=STEPS"),
         (("usernet:direct",), "a module needs example inputs"),
         (("usernet:direct", "--input", "image"), "not of the form NAME=SHAPE, found image"),
         (("usernet:direct", "--input", "image=1,0,6"), "not of the form NAME=SHAPE"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--input", action="append", default=[], metavar="NAME=SHAPE", help="random input, e.g. image=1,28,28"
     )
     parser.add_argument(
-        "--sequence", action="append", default=[], metavar="NAME", help="input whose first axis is time"
+        "--sequence",
+        action="append",
+        default=[],
+        metavar="NAME[=STEPS]",
+        help="input whose first axis is time; with fewer steps than --timesteps if its window is shorter",
     )
     parser.add_argument("--timesteps", type=int, help="steps of a window, where the module does not say")
     parser.add_argument("--weights", metavar="FILE", help="state dict for the module, as torch.save writes it")
@@ -110,10 +114,11 @@ def _module(args: argparse.Namespace) -> tuple[Traced, dict[str, Array]]:
     from avsnn.train.user_modules import load_module, make_module
 
     module = load_module(args.model, args.weights) if args.weights else make_module(args.model, where="MODEL")
-    data = _calibration(args.calibration) if args.calibration else _random(args)
-    if unknown := sorted(set(args.sequence) - set(data)):
+    sequences = dict(_sequence(text, args.timesteps) for text in args.sequence)
+    data = _calibration(args.calibration) if args.calibration else _random(args, sequences)
+    if unknown := sorted(set(sequences) - set(data)):
         raise InputError("no such input", where="--sequence", found=", ".join(unknown), limit=", ".join(data))
-    spec: dict[str, dict[str, Any]] = {n: {"coding": "sequence" if n in args.sequence else "direct"} for n in data}
+    spec: dict[str, dict[str, Any]] = {n: {"coding": "sequence" if n in sequences else "direct"} for n in data}
     for name, x in data.items():  # the range that training data fills
         low, high = float(min(0, np.floor(x.min()))), float(max(1, np.ceil(x.max())))
         whole = bool((x == np.rint(x)).all())
@@ -148,7 +153,15 @@ def _calibration(file: str) -> dict[str, Array]:
     return arrays
 
 
-def _random(args: argparse.Namespace) -> dict[str, Array]:
+def _sequence(text: str, timesteps: int | None) -> tuple[str, int | None]:
+    """Name and steps of NAME or NAME=STEPS."""
+    name, given, steps = text.partition("=")
+    if given and not (steps.isdecimal() and int(steps)):
+        raise InputError("not of the form NAME=STEPS", where="--sequence", found=text, remedy="as in sound=4")
+    return name, int(steps) if given else timesteps
+
+
+def _random(args: argparse.Namespace, sequences: Mapping[str, int | None]) -> dict[str, Array]:
     """Random inputs of the shapes given, on the grid of pixels; events where they are sequences."""
     if not args.input:
         remedy = "pass --calibration FILE.npz, or --input NAME=SHAPE for each parameter of forward"
@@ -163,10 +176,11 @@ def _random(args: argparse.Namespace) -> dict[str, Array]:
             shape = ()
         if not name or not shape or min(shape) < 1:
             raise InputError("not of the form NAME=SHAPE", where="--input", found=text, remedy="as in image=1,28,28")
-        if name in args.sequence and args.timesteps is None:
-            raise InputError("a sequence needs its steps", where=f"--sequence {name}", remedy="pass --timesteps T")
-        if name in args.sequence:
-            made[name] = rng.integers(0, 2, size=(args.timesteps, SAMPLES, *shape)).astype(np.float64)
+        if name in sequences:
+            steps = sequences[name]
+            if steps is None:
+                raise InputError("a sequence needs its steps", where=f"--sequence {name}", remedy="pass --timesteps T")
+            made[name] = rng.integers(0, 2, size=(steps, SAMPLES, *shape)).astype(np.float64)
         else:
             made[name] = rng.integers(0, 256, size=(SAMPLES, *shape)) * PIXEL
     return made
