@@ -29,6 +29,7 @@ from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret
 from avsnn.convert.ir.node import Array
 from avsnn.convert.ir.windows import windows
+from avsnn.convert.isolate import isolate
 from avsnn.convert.passes.quantise import Scale
 from avsnn.convert.pipeline import convert
 from avsnn.convert.tracer import trace, witness
@@ -285,6 +286,17 @@ def test_a_rest_takes_microcode_on_the_chip() -> None:
     found = capabilities(bundle.graph("scheduled"), load_profile("loihi2"))
     resting = {c.node: c.answer for c in found if c.kind == "lif_rest"}
     assert resting == {"audio.lif": "microcode", "audio.lif2": "microcode"}
+
+
+def test_a_layer_alone_rests_as_it_did() -> None:
+    bundle, inputs = bundle_of(coding="sequence", kind="product")
+    scheduled = bundle.graph("scheduled")
+    done = run(bundle, inputs, record="all")
+    layer = isolate(scheduled, "audio.lif2")
+    (source,) = layer.of(fixed.FixedInput)
+    assert (source.name, source.steps) == ("audio.lif", 3)
+    found = simulate(layer, {"audio.lif": done.spikes["audio.lif"][:3].astype(np.int64)}, record="all")
+    np.testing.assert_array_equal(found.spikes["audio.lif2"], done.spikes["audio.lif2"])
 
 
 def test_windows_are_stored_with_the_graph() -> None:
