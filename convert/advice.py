@@ -29,7 +29,7 @@ ADVICE: dict[str, str] = {
     **dict.fromkeys(("RLeaky", "Alpha", "QIFNode", "EIFNode", "KLIFNode", "Lapicque"), _FOREIGN),
     **dict.fromkeys(("LIFRefracCell", "LIFRecurrentCell", "LIFExCell", "LIFAdExCell", "LSNNCell"), _NORSE),
     "Embedding": "send one-hot inputs through an nn.Linear",
-    **dict.fromkeys(("amax", "max", "clamp", "exp", "log", "sqrt", "pow", "abs"), _NEURON),
+    **dict.fromkeys(("clamp", "exp", "log", "sqrt", "pow", "abs"), _NEURON),
 }
 GENERAL = "write a rule for it: trace(..., rules=MODULE_RULES | {Layer: rule}), or use a layer that has one"
 

@@ -135,7 +135,8 @@ def _row(graph: Graph, node: Node, found: Bounds) -> Row | None:
         case fixed.Product():
             return Row(name=node.name, kind="product", margins={"sum": Margin(limit=message, bound=arriving)})
         case fixed.FixedReadout():
-            whole = arriving * graph.timesteps + int(np.abs(node.bias).max(initial=0))
+            counted = graph.timesteps if node.step_weights is None else int(np.abs(node.step_weights).sum())
+            whole = arriving * counted + int(np.abs(node.bias).max(initial=0))
             margins = {"sum": Margin(limit=message, bound=arriving)}
             margins["answer"] = Margin(limit=(1 << HOST_BITS) - 1, bound=whole)
             return Row(name=node.name, kind="readout", margins=margins)

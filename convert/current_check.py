@@ -155,8 +155,11 @@ def _maximum(quantised: Graph, node: fixed.FixedLIF, sent: Mapping[str, Array], 
 
 def _answer(quantised: Graph, node: fixed.FixedReadout, sent: Mapping[str, Array], real: Mapping[str, Array]) -> int:
     parts = quantised.sources(node)
-    found = node.bias + sum(sent[part.name].sum(axis=0) for part in parts)
-    within = 0.5 + sum(_bound(part, sent).sum(axis=0) for part in parts)
+    found = node.bias + sum(node.over_window(sent[part.name]) for part in parts)
+    wide = node if node.step_weights is None else replace(node, step_weights=np.abs(node.step_weights))
+    within = 0.5 + sum(wide.over_window(_bound(part, sent)) for part in parts)
+    if node.step_weights is not None:  # which are rounded themselves
+        within = within + sum(0.5 * (np.abs(sent[part.name]) + _bound(part, sent)).sum(axis=0) for part in parts)
     return _near(node.name, "answer", found[None], real[node.name] / node.scale, np.asarray(within)[None])
 
 

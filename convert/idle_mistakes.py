@@ -143,7 +143,8 @@ def _early_matters(graph: Graph, spoiled: Graph, reader: Node, early: set[str], 
         return False
     total = _stream(np.asarray(sum(sent[name].reshape(*sent[name].shape[:2], *reader.shape) for name in synapses)))
     if isinstance(reader, fixed.FixedReadout):
-        return bool((_windows(total[1:], T).sum(axis=0) != _windows(total[:-1], T).sum(axis=0)).any())
+        answers = [reader.over_window(_windows(stream, T)) for stream in (total[1:], total[:-1])]
+        return bool((answers[0] != answers[1]).any())
     return bool((total[1:] != total[:-1]).any())
 
 

@@ -83,6 +83,11 @@ def _check_population(folded: Graph, quantised: Graph, scale: Scale) -> int:
     if isinstance(node, fixed.FixedReadout):
         assert isinstance(real, ir.Readout)
         whole = unit * folded.timesteps
+        if real.step_weights is not None:
+            if node.step_weights is None:
+                raise VerifyError("weights of the steps are missing", where=node.name)
+            whole = unit * np.abs(node.step_weights).max() / np.abs(real.step_weights).max()
+            _near(node.name, "weight of a step", node.step_weights, real.step_weights * whole / unit, 1.0)
         _near(node.name, "bias", node.bias, real.bias * whole, 1.0)
         _near(node.name, "scale", np.array(1 / node.scale), np.array(whole), SLACK * whole)
         return checked + node.bias.size

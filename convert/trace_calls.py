@@ -97,6 +97,11 @@ def total(module: object, site: Site) -> Made:
     return average, ir.Scale(**{**site.common, "inputs": (average.name,)}, gain=float(site.timesteps))
 
 
+largest = Never(
+    "a maximum of numbers is not linear in spikes",
+    remedy="over steps, take the last one or their mean; over an image, nn.MaxPool2d of spikes",
+)
+
 TIME_ENDS = (mean, total)
 """Rules of what may reduce the time axis, so that what it emits is (B, *features)."""
 

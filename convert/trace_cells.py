@@ -10,10 +10,8 @@ from __future__ import annotations
 from torch import nn
 
 from avsnn.convert import trace_neurons as neurons
-from avsnn.convert.trace_site import Never, Rule
+from avsnn.convert.trace_site import Rule
 from avsnn.errors import TraceError
-
-_LEAKY = Never("a leaky integrator answers with a potential", remedy="average a linear layer over the steps instead")
 
 NORSE, SNNTORCH, SPIKINGJELLY = "norse.torch.module", "snntorch._neurons", "spikingjelly.activation_based.neuron"
 OLD_SPIKINGJELLY = "spikingjelly.clock_driven.neuron"  # until 0.0.0.0.14; most published networks import this one
@@ -21,9 +19,9 @@ RULES: dict[tuple[str, str], Rule] = {
     (NORSE, "LIFBoxCell"): neurons.norse_lif_box,
     (NORSE, "LIFCell"): neurons.norse_lif,
     (NORSE, "LIF"): neurons.norse_lif,
-    (NORSE, "LICell"): _LEAKY,
-    (NORSE, "LI"): _LEAKY,
-    (NORSE, "LIBoxCell"): _LEAKY,
+    (NORSE, "LICell"): neurons.norse_li,
+    (NORSE, "LI"): neurons.norse_li,
+    (NORSE, "LIBoxCell"): neurons.norse_li_box,
     (SNNTORCH, "Leaky"): neurons.snntorch_leaky,
     (SNNTORCH, "Synaptic"): neurons.snntorch_synaptic,
     (SPIKINGJELLY, "IFNode"): neurons.spikingjelly_if,
@@ -55,6 +53,11 @@ def is_foreign(module: nn.Module) -> bool:
     """Whether a module is a neuron of another library, with or without a rule."""
     package = _package(module)
     return bool(package) and not (package == NORSE and any(module.children()))  # norse has containers in there
+
+
+def fires(module: nn.Module) -> bool:
+    """Whether a foreign neuron sends spikes; a leaky integrator sends numbers."""
+    return is_foreign(module) and type(module).__qualname__ not in ("LICell", "LI", "LIBoxCell")
 
 
 def way(module: nn.Module) -> str:

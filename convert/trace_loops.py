@@ -74,6 +74,16 @@ class Loop:
     totals: dict[fx.Node, fx.Node] = field(default_factory=dict)
     partial: set[fx.Node] = field(default_factory=set)
 
+    def with_first(self, live: set[fx.Node]) -> set[fx.Node]:
+        """Operations that the answer depends on, with those of step 0 that stand for them and all that these read."""
+        found, ahead = set(live), [self.stands[n] for n in live if n in self.stands]
+        while ahead:
+            n = ahead.pop()
+            if n not in found:
+                found.add(n)
+                ahead += [*n.all_input_nodes, *([self.stands[n]] if n in self.stands else [])]
+        return found
+
 
 def find_loop(
     program: fx.Graph,
@@ -266,6 +276,19 @@ class _Finder:
             return tuple((k, self._frozen(v)) for k, v in sorted(value.items()))
         return repr(value)
 
+    def _after(self, T: int) -> None:
+        """What is done in one step alone is done after the last one, with what it has left."""
+        steps: dict[int, set[int]] = {}
+        for n, step in self.step.items():
+            if step is not None:
+                steps.setdefault(self.key[n], set()).add(step)
+        for n in self.program.nodes:
+            step = self.step.get(n)
+            if step is not None and n.users and len(steps[self.key[n]]) < T and step != T - 1:
+                raise _refusal(n, f"happens in step {step}, and not alike in all")
+            if n.op == "output" and any(self.step.get(s) not in (None, T - 1) for s in n.all_input_nodes):
+                raise _refusal(n, "answers with another step than the last")
+
     def finish(self) -> Loop:
         """All steps of a window are there, and every sum that is read is over all of them."""
         loop = self.loop
@@ -286,6 +309,7 @@ class _Finder:
                     loop.totals[n] = of
                 else:
                     loop.partial.add(n)
+        self._after(T)
         return loop
 
 

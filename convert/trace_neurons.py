@@ -154,3 +154,19 @@ def _spikingjelly(module: Any, site: Site, *, decay: float, gain: float) -> Made
         raise refuse(site, "a neuron that sends its surrogate, no spikes", remedy="set_spiking_mode(True)")
     reset = "subtract" if module.v_reset is None else "hard"
     return ir.LIF(**site.common, decay=decay, gain=gain, threshold=_threshold(module.v_threshold), reset=reset)
+
+
+def norse_li(module: Any, site: Site) -> Made:
+    """`norse_lif` without threshold and reset: it answers with v at every step. Source: norse 1.1."""
+    made = norse_li_box(module, site)
+    gone = _number(module.dt * module.p.tau_syn_inv, site, "time constants")
+    assert isinstance(made, ir.LeakyIntegrator)
+    return replace(made, current_decay=0.0 if abs(gone - 1.0) <= 1e-6 else 1.0 - gone)
+
+
+def norse_li_box(module: Any, site: Site) -> Made:
+    """`norse_lif_box` without threshold and reset."""
+    if _largest(module.p.v_leak) != 0:
+        raise refuse(site, "a leak potential other than 0", remedy="v_leak = 0, and a bias behind it")
+    rate = _number(module.dt * module.p.tau_mem_inv, site, "time constants")
+    return ir.LeakyIntegrator(**site.common, decay=1.0 - rate, gain=rate)

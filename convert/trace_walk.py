@@ -15,7 +15,7 @@ from avsnn.convert.ir.node import Node
 from avsnn.convert.problems import Problem
 from avsnn.convert.trace_calls import TIME_ENDS, axes_of, flatten
 from avsnn.convert.trace_rules import CALL_RULES
-from avsnn.convert.trace_site import Rule, Site
+from avsnn.convert.trace_site import Never, Rule, Site
 from avsnn.errors import AvsnnError, TraceError
 from avsnn.train.layers import DirectCoding, TimeBatched
 from avsnn.train.neurons import LIF
@@ -184,7 +184,10 @@ class Walker(fx.Interpreter):
             what, remedy = "a weight used outside of its layer", "use a layer that has a rule"
             raise TraceError(what, where=str(n.target), remedy=remedy)
         if n.target in CALL_RULES:
-            return CALL_RULES[n.target]
+            rule = CALL_RULES[n.target]
+            if isinstance(rule, Never):  # before anybody looks at what it returns
+                raise TraceError(rule.what, where=base, remedy=rule.remedy)
+            return rule
         raise TraceError("no rule for this call", where=base, found=called(n.target))
 
     def _site(

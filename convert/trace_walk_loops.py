@@ -61,6 +61,11 @@ class LoopWalker(ViewWalker):
             self.lead[n], self.steps[n] = 2, loop.windows[loop.stacks[n]]
         elif self._is_unpacked(n):
             self._same(n, n.args[0])
+        elif self._is_last(n):
+            (source,) = n.all_input_nodes
+            shape = tuple(result.shape[1:])
+            self.built.append(ir.LastStep(name=n.name, inputs=(self.names[source],), shape=shape, origin=n.name))
+            self.names[n], self.lead[n] = n.name, 1
         elif not self._neurons(n, result):
             super()._operation(n, result)
         if n in loop.windows:
@@ -168,6 +173,13 @@ class LoopWalker(ViewWalker):
             self.steps[n] = self._window(child, [source])
         self.lines.setdefault(made, n.meta.get("line", ""))
         return True
+
+    def _is_last(self, n: fx.Node) -> bool:
+        """Whether an operation takes the last step of a sequence."""
+        source = n.args[0] if n.target is operator.getitem else None
+        if not isinstance(source, fx.Node) or self.lead.get(source) != 2:
+            return False
+        return n.args[1] in (-1, self.steps.get(source, self.timesteps) - 1)
 
     def _is_unpacked(self, n: fx.Node) -> bool:
         """Whether an operation takes the spikes out of what a neuron layer returned."""

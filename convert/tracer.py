@@ -23,7 +23,7 @@ from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
 from avsnn.convert.ir.windows import resting_with_sources
 from avsnn.convert.problems import Problem, calling_line
-from avsnn.convert.trace_cells import forget, is_cell, is_foreign, way
+from avsnn.convert.trace_cells import fires, forget, is_cell, is_foreign, way
 from avsnn.convert.trace_loops import Sequence, drop_zeros, find_loop
 from avsnn.convert.trace_rules import MODULE_RULES
 from avsnn.convert.trace_site import Never, Rule, size
@@ -115,7 +115,7 @@ def survey(
     loop = find_loop(program, partial(_way, double), sequences, constants)
     T = _timesteps(double, program, tensors, spec, timesteps, loop.steps)
     walker = LoopWalker(program, double, spec, T, rules)
-    walker.loop = loop
+    walker.loop, walker.live = loop, loop.with_first(walker.live)
     placeholders = [node.target for node in program.nodes if node.op == "placeholder"]
     missing = [str(name) for name in placeholders if name not in tensors]
     if missing or len(placeholders) != len(tensors):
@@ -218,9 +218,9 @@ def witness(
 
         return hook
 
-    cells = {name for name, child in double.named_modules() if is_cell(child)}
+    cells = {name for name, child in double.named_modules() if is_cell(child) and fires(child)}
     for name, child in double.named_modules():
-        if isinstance(child, NEURONS) or is_foreign(child):
+        if isinstance(child, NEURONS) or fires(child):
             child.register_forward_hook(keep(name))
     with torch.no_grad():
         output = double(**{name: torch.as_tensor(np.asarray(x)).to(kind) for name, x in inputs.items()})

@@ -182,7 +182,10 @@ class _Values:
         """One value, or the sum over the window."""
         x = self.of(name)
         x = x.reshape(len(x), *reader.shape)
-        return _number(x[step][neuron] if step is not None else x.sum(axis=0)[neuron])
+        if step is not None:
+            return _number(x[step][neuron])
+        whole = reader.over_window(x) if isinstance(reader, fixed.FixedReadout) else x.sum(axis=0)
+        return _number(whole[neuron])
 
     def of(self, name: str) -> Array:
         """The whole window."""

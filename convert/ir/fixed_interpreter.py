@@ -199,7 +199,7 @@ def logical(graph: Graph, integers: Mapping[str, Array]) -> Activity:
                 values[node.name] = spikes[node.name] = ss
                 states[node.name] = {"u": us, "v": vs}
             case ir.FixedReadout():
-                total = sum((values[n].sum(axis=0) for n in node.inputs), start=np.int64(0))
+                total = sum((node.over_window(values[n]) for n in node.inputs), start=np.int64(0))
                 outputs[node.name] = total + node.bias
             case _:
                 raise InputError("no integer meaning", where=node.name, found=node.kind)
@@ -321,7 +321,7 @@ def _cut(
             spikes[node.name] = window(ss, node.offset)
             states[node.name] = {"u": window(us, node.offset), "v": window(vs, node.offset)}
         elif isinstance(node, ir.FixedReadout):
-            outputs[node.name] = window(sent[node.name], node.offset).sum(axis=0) + node.bias
+            outputs[node.name] = node.over_window(window(sent[node.name], node.offset)) + node.bias
     return Activity(outputs=outputs, spikes=spikes, states=states)
 
 

@@ -243,12 +243,19 @@ class FixedLIF(Node):
 class FixedReadout(Node):
     """``raw = sum_t sum_i a_i[t] + bias``: summed by the host over the window, int64; ``y = raw * scale``.
 
-    bias: shape, int64, already counted for the whole window.
+    bias: shape, int64, already counted for the whole window. step_weights: (T,) int64, what the host multiplies the sum
+    of each step with, ``raw = sum_t step_weights[t] sum_i a_i[t] + bias``; None: 1.
     """
 
     bias: Array
     scale: float
     offset: int = 0
+    step_weights: Array | None = None
+
+    def over_window(self, a: Array) -> Array:
+        """The sum over the steps of a, (T, ...)."""
+        total: Array = a.sum(axis=0) if self.step_weights is None else np.tensordot(self.step_weights, a, axes=1)
+        return total
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

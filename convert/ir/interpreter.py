@@ -50,7 +50,7 @@ def _run(
     ties: dict[str, Array] = {}
     for node in graph.nodes:
         arguments = [values[name] for name in node.inputs]
-        if isinstance(node, ir.Attention):  # sums over steps, so that one that stands for all will not do
+        if isinstance(node, ir.Attention | ir.LeakyIntegrator):  # sums over steps: one that stands for all will not do
             arguments = [np.broadcast_to(x, (graph.timesteps, *x.shape[1:])) for x in arguments]
         if isinstance(node, ir.Input):
             values[node.name] = check_input(node, inputs, graph.timesteps)
@@ -181,6 +181,14 @@ def apply(node: Node, arguments: list[Array]) -> Array:
             return x.mean(axis=(3, 4))
         case ir.MeanTime():
             return window(x, node.steps).mean(axis=0, keepdims=True)
+        case ir.LeakyIntegrator():
+            i = decayed(x, node.current_decay, len(x))
+            return node.gain * decayed(i, node.decay, len(x))
+        case ir.LastStep():
+            return x[-1:]
+        case ir.Readout() if node.step_weights is not None:
+            total = np.broadcast_to(sum(arguments[1:], start=x), (len(node.step_weights), *x.shape[1:]))
+            return np.tensordot(node.step_weights, total, axes=1)[None] + node.bias
         case ir.Readout():
             return sum(arguments[1:], start=x).mean(axis=0, keepdims=True) + node.bias
         case _:

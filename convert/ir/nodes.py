@@ -219,7 +219,25 @@ class MeanTime(Node):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class LeakyIntegrator(Node):
+    """``v[t] = decay v[t-1] + gain i[t]``, ``i[t] = current_decay i[t-1] + x[t]``: emits v, a number, at every step."""
+
+    decay: float
+    gain: float
+    current_decay: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LastStep(Node):
+    """``x[T-1]``: what it emits has no time any more, like a `MeanTime`."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Readout(Node):
-    """``y = (1 / T) sum_t sum_i x_i[t] + bias``: the network's answer, read once per window; bias: shape."""
+    """``y = (1 / T) sum_t sum_i x_i[t] + bias``: the network's answer, read once per window; bias: shape.
+
+    step_weights: (T,), what each step counts in place of 1 / T, or None.
+    """
 
     bias: Array
+    step_weights: Array | None = None

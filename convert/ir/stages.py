@@ -49,6 +49,8 @@ SPEC: dict[str, tuple[type[Node], ...]] = {
         ir.DSLN,
         ir.LayerNorm,
         ir.StepGain,
+        ir.LeakyIntegrator,
+        ir.LastStep,
     ),
     "folded": _FOLDED,
     "quantised": _INTEGER,

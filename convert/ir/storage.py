@@ -42,6 +42,8 @@ KINDS: dict[str, type[Node]] = {
         nodes.LayerNorm,
         nodes.Permute,
         nodes.Unit,
+        nodes.LeakyIntegrator,
+        nodes.LastStep,
         nodes.Readout,
         fixed_nodes.FixedInput,
         fixed_nodes.HeldCurrent,

@@ -121,7 +121,8 @@ class _Walk:
             case ir.Add():
                 return self._shorter(node, left, sum(read, start=np.zeros((1,) * len(node.shape))))
             case ir.Readout() if left:
-                total = np.broadcast_to(sum(read, start=np.zeros(1)), node.shape)
+                counted = 1.0 if node.step_weights is None else float(node.step_weights.sum())
+                total = np.broadcast_to(counted * sum(read, start=np.zeros(1)), node.shape)
                 self._keep(replace(node, bias=node.bias + total), left)
             case ir.Conv2d() | ir.Linear() if silent:
                 self.constants[node.name] = per_channel(node.bias.astype(np.float64), len(node.shape))

@@ -44,7 +44,9 @@ def fold_readout(graph: Graph) -> Graph:
             continue
         bias = np.zeros(out.shape)
         terms: dict[str, Array] = {}
-        _expand(graph, out, np.eye(int(np.prod(out.shape))), 0, terms, bias)
+        spans: dict[str, Array | None] = {}
+        _expand(graph, out, np.eye(int(np.prod(out.shape))), 0, None, terms, spans, bias)
+        span = _common(graph, out, spans)
         rows = {f"{name}@{source}": (source, weight) for source, weight in terms.items()}
         for row, (source, weight) in rows.items():
             nodes[row] = ir.Linear(
@@ -56,34 +58,84 @@ def fold_readout(graph: Graph) -> Graph:
                 bias=np.zeros(out.shape),
             )
         del nodes[name]  # moves behind the rows it reads
-        nodes[name] = ir.Readout(name=name, inputs=tuple(rows), shape=out.shape, origin=out.origin, bias=bias)
+        nodes[name] = ir.Readout(
+            name=name, inputs=tuple(rows), shape=out.shape, origin=out.origin, bias=bias, step_weights=span
+        )
     return graph.with_nodes(nodes.values())
 
 
-def _expand(graph: Graph, node: Node, weight: Array, averaged: int, terms: dict[str, Array], bias: Array) -> None:
+def _common(graph: Graph, out: Node, spans: dict[str, Array | None]) -> Array | None:
+    """What the steps of all populations count for, if that is the same."""
+    found = list(spans.values())
+    if all(span is None for span in found):
+        return None
+    first = found[0]
+    alike = all(span is not None and first is not None and np.array_equal(span, first) for span in found)
+    if not alike or any(node.steps for node in graph.of(ir.LIF)):
+        what = "an answer of several sums over time" if not alike else "a leaky integrator beside shorter windows"
+        remedy = "read all populations through the same leaky integrator, or through none"
+        raise CapabilityError(what, where=out.origin or out.name, found=", ".join(spans), remedy=remedy)
+    return first
+
+
+def _integrated(node: ir.LeakyIntegrator, span: Array) -> Array:
+    """What each step of its input counts for, where each step of its v counts for ``span``: both decays, backwards."""
+    v = i = 0.0
+    counted = np.empty(len(span))
+    for t in reversed(range(len(span))):
+        v = node.decay * v + span[t]
+        i = node.current_decay * i + node.gain * v
+        counted[t] = i
+    return counted
+
+
+def _expand(
+    graph: Graph,
+    node: Node,
+    weight: Array,
+    averaged: int,
+    span: Array | None,
+    terms: dict[str, Array],
+    spans: dict[str, Array | None],
+    bias: Array,
+) -> None:
     """Add to ``terms`` what ``weight @ node`` means for each population, and to ``bias`` what is constant.
 
     averaged: steps of the mean over time that was met on the way, 0 before it.
+    span: what each step counts for, if that is not the same for all; ``spans``: for each population.
     """
-    sources = graph.sources(node)
-    if isinstance(node, SPIKING) and averaged:
-        if not (isinstance(node, ir.Input) and node.coding == "direct"):  # which is there in all steps
+    sources, T = graph.sources(node), graph.timesteps
+    if isinstance(node, ir.LeakyIntegrator | ir.LastStep):
+        if isinstance(node, ir.LastStep) and averaged:
+            raise _refusal(node, "one step of what has no time")
+        if not averaged:
+            span = np.eye(T)[-1]
+        elif span is None:
+            span = np.where(np.arange(T) < averaged, 1.0 / averaged, 0.0)
+        span = _integrated(node, span) if isinstance(node, ir.LeakyIntegrator) else span
+        _expand(graph, sources[0], weight, T, span, terms, spans, bias)
+    elif isinstance(node, SPIKING) and averaged:
+        same = node.name not in spans or np.array_equal(spans[node.name], span)  # type: ignore[arg-type]
+        if not same:
+            raise _refusal(node, "two sums over time of the same spikes")
+        spans[node.name] = span
+        if span is None and not (isinstance(node, ir.Input) and node.coding == "direct"):  # which is there in all steps
             weight = weight * (graph.timesteps / averaged)
         terms[node.name] = terms[node.name] + weight if node.name in terms else weight
     elif isinstance(node, ir.Add):
         for source in sources:
-            _expand(graph, source, weight, averaged, terms, bias)
+            _expand(graph, source, weight, averaged, span, terms, spans, bias)
     elif isinstance(node, ir.Concat):
         sizes = np.cumsum([math.prod(source.shape) for source in sources])
         for source, part in zip(sources, np.split(weight, sizes[:-1], axis=1), strict=True):
-            _expand(graph, source, part, averaged, terms, bias)
+            _expand(graph, source, part, averaged, span, terms, spans, bias)
     elif isinstance(node, ir.MeanTime):
         if averaged:
             raise _refusal(node, "a second mean over time")
-        _expand(graph, sources[0], weight, node.steps or graph.timesteps, terms, bias)
+        _expand(graph, sources[0], weight, node.steps or T, None, terms, spans, bias)
     elif isinstance(node, LINEAR):
-        bias += weight @ _constant(node)
-        _expand(graph, sources[0], _columns(weight, node, sources[0].shape), averaged, terms, bias)
+        bias += weight @ _constant(node) * (1.0 if span is None else span.sum())
+        _expand(graph, sources[0], _columns(weight, node, sources[0].shape), averaged, span, terms, spans, bias)
     else:
         raise _refusal(node, node.kind if averaged else "no mean over time")
 

@@ -28,6 +28,8 @@ from avsnn.convert.passes.quantise_products import ATTENDING, integer_product, n
 from avsnn.convert.passes.thresholds import Spread
 from avsnn.errors import AvsnnError, CapabilityError, QuantizeError, stop
 
+STEP_WEIGHT_MAX = (1 << 15) - 1  # the host multiplies the sums of each step with wide integers
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
@@ -279,7 +281,11 @@ class _Builder:
         synapses = self.populations.synapses(found, S)
         for synapse in synapses:
             self._keep(synapse)
-        T = self.graph.timesteps
+        T: float = self.graph.timesteps
+        steps = None
+        if node.step_weights is not None:
+            T = STEP_WEIGHT_MAX / float(np.abs(node.step_weights).max())
+            steps = np.rint(T * node.step_weights).astype(np.int64)
         self._keep(
             fixed.FixedReadout(
                 name=node.name,
@@ -288,6 +294,7 @@ class _Builder:
                 origin=node.origin,
                 bias=np.rint(node.bias * S * T).astype(np.int64),
                 scale=1.0 / (S * T),
+                step_weights=steps,
             )
         )
         self.scales.append(Scale(population=node.name, scale=S, tie=0.0))

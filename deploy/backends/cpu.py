@@ -276,7 +276,8 @@ class _Part:
         for w in range(0, layout.steps, block):
             end = min(w + block, layout.steps)
             total[w:end] = self._currents(node, sent, held, w, end, np.int64)
-        windows = layout.to_windows(total, node.offset).sum(axis=1) + per_channel(node.bias, len(node.shape))
+        steps = np.moveaxis(layout.to_windows(total, node.offset), 1, 0)
+        windows = node.over_window(steps) + per_channel(node.bias, len(node.shape))
         layout.per_sample(windows, self.first, self.result.outputs[node.name])
 
     def _block(self, names: tuple[str, ...]) -> int:

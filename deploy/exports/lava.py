@@ -188,7 +188,9 @@ def _readout(graph: Graph, node: fixed.FixedReadout, arrays: _Arrays) -> dict[st
     _sources(graph, node, (fixed.Synapse, fixed.FixedLIF))
     check_readout(graph, node)
     bias = arrays.add(np.broadcast_to(node.bias, node.shape))
-    return {"inputs": list(node.inputs), "bias": bias, "scale": node.scale, "offset": node.offset}
+    steps = None if node.step_weights is None else arrays.add(node.step_weights)
+    row = {"inputs": list(node.inputs), "bias": bias, "scale": node.scale, "offset": node.offset}
+    return row | {"step_weights": steps}
 
 
 def _sources(graph: Graph, node: Node, allowed: tuple[type[Node], ...]) -> tuple[Node, ...]:

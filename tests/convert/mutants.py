@@ -253,6 +253,15 @@ def synaptic() -> Graph:
     return answered(net, "d")
 
 
+def leaky() -> Graph:
+    """An answer that is the last membrane of a leaky integrator, behind two layers and a bias."""
+    net = Net(7, 5, (2, 3, 3))
+    net.lif("a", net.conv("c1", "x", 3, 3, padding=(1, 1)))
+    net.linear("out", net.add(ir.Flatten, "flat", "a", (27,)), 4)
+    net.add(ir.LeakyIntegrator, "v", "out", decay=0.8, gain=0.3, current_decay=0.4)
+    return net.graph(net.add(ir.LastStep, "y", net.linear("head", "v", 3)))
+
+
 def skips() -> Graph:
     """Shortcuts over one to four populations, and a maximum over windows."""
     done = spiking_graph(8, T=3, depth=5, skips=((0, 2), (0, 4), (1, 4)), pool=True, read=(1,))
@@ -307,6 +316,7 @@ NETWORKS: dict[str, Callable[[], Graph]] = {
     "subtract_delayed": lambda: resets("subtract_delayed"),
     "long": lambda: spiking_graph(3, T=9, depth=2, coding="sequence"),
     "synaptic": synaptic,
+    "leaky": leaky,
     "skips": skips,
     "silent": silent,
     "dead": dead,

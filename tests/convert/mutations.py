@@ -147,9 +147,9 @@ class Forgetful(dict[str, Array]):
 def counting_once(rule: Function) -> Function:
     """A population that is read twice has the weights of its last reading."""
 
-    def expand(graph: Graph, node: Node, weight: Array, averaged: bool, terms: Any, bias: Array) -> None:
+    def expand(graph: Graph, node: Node, weight: Array, averaged: int, span: Any, terms: Any, *rest: Any) -> None:
         last = Forgetful(terms)
-        rule(graph, node, weight, averaged, last, bias)
+        rule(graph, node, weight, averaged, span, last, *rest)
         terms.update(last)
 
     return expand
@@ -660,6 +660,17 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         rule="lower_attention.neurons_of", what="half as many neurons", network="stock space",
         how=after(lambda out, *_a: out and out // 2), found="attention: another number of neurons in its place",
+    ),
+    # leaky integrators
+    Mutation(
+        rule="fold_readout.fold_readout", what="steps counted from the other end", network="leaky",
+        at="fold_readout._integrated", how=after(lambda out, *_a: out[::-1]),
+        found="y: fold_readout changes nothing on calibration: answer differs",
+    ),
+    Mutation(
+        rule="quantise.quantise", what="weights of steps in another order", network="leaky",
+        how=nodes(lambda n: replace(n, step_weights=n.step_weights[::-1]), fixed.FixedReadout),
+        found="y: weight of a step (0,) is not its folded value rounded",
     ),
     # synaptic currents
     Mutation(

@@ -241,7 +241,9 @@ def collect(network):
     found = {"outputs": {}, "spikes": network.files["spikes"], "u": network.files["u"], "v": network.files["v"]}
     for row in network.tables["readouts"]:
         sums = network.files["sums"][row["name"]]
-        arrived = np.load(network.out / sums, allow_pickle=False).sum(axis=0, dtype=np.int64)
+        steps = np.load(network.out / sums, allow_pickle=False).astype(np.int64)
+        counted = network.arrays[row["step_weights"]] if row["step_weights"] else np.ones(len(steps), dtype=np.int64)
+        arrived = np.tensordot(counted.astype(np.int64), steps, axes=1)
         found["outputs"][row["name"]] = sums.replace("_sums", "")
         np.save(network.out / sums.replace("_sums", ""), arrived + network.arrays[row["bias"]])
     return found
