@@ -276,23 +276,26 @@ class _Finder:
             return tuple((k, self._frozen(v)) for k, v in sorted(value.items()))
         return repr(value)
 
-    def _after(self, T: int) -> None:
-        """What is done in one step alone is done after the last one, with what it has left."""
-        steps: dict[int, set[int]] = {}
-        for n, step in self.step.items():
-            if step is not None:
-                steps.setdefault(self.key[n], set()).add(step)
+    def _after(self) -> None:
+        """What happens in the last step of a window alone happens behind it, with what it has left: in that window."""
         for n in self.program.nodes:
-            step = self.step.get(n)
-            if step is not None and n.users and len(steps[self.key[n]]) < T and step != T - 1:
-                raise _refusal(n, f"happens in step {step}, and not alike in all")
-            if n.op == "output" and any(self.step.get(s) not in (None, T - 1) for s in n.all_input_nodes):
-                raise _refusal(n, "answers with another step than the last")
+            own = self.when[self.key[n]] if self.step.get(n) is not None else set()
+            for source in n.all_input_nodes if n.users or n.op == "output" else ():
+                if self.step[source] is None:
+                    continue
+                last = max(self.when[self.key[source]])
+                if n.op == "output" and self.step[source] != last:
+                    raise _refusal(n, "answers with another step than the last")
+                if own and 0 not in own:
+                    if own != {last}:
+                        raise _refusal(n, f"happens in step {min(own)}, and not alike in all")
+                    self.loop.windows[n] = self.loop.windows[source]
 
     def finish(self) -> Loop:
         """All steps of a window are there, and every sum that is read is over all of them."""
         loop = self.loop
         loop.windows = {n: len(self.when[self.key[n]]) for n, step in self.step.items() if step is not None}
+        self._after()
         loop.steps = max((loop.windows[n] for n in self.program.nodes if self.is_cell(n)), default=1)
         for n in self.program.nodes:
             if self.is_cell(n) and self.runs[self.key[n]] != set(range(loop.windows[n])):
@@ -309,7 +312,6 @@ class _Finder:
                     loop.totals[n] = of
                 else:
                     loop.partial.add(n)
-        self._after(T)
         return loop
 
 
