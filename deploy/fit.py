@@ -6,7 +6,7 @@ The answer names what no published number could check. A graph that was quantise
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from avsnn.convert.passes.map_cores import Mapping, map_cores
 from avsnn.deploy.capability import REFUSED, answers, wide_messages
 from avsnn.deploy.reports.cores import utilisation
 from avsnn.errors import AvsnnError, CapabilityError
-from avsnn.hw_profiles.profile import Profile
+from avsnn.hw_profiles.profile import Constant, Profile
 
 FITS, DOES_NOT, NO_CORES = "fits", "does not fit", "no cores"
 """Verdicts. "no cores": the profile describes no chip, so everything fits it."""
@@ -32,6 +32,7 @@ class Fit:
         profile: its name.
         verdict: one of the three above.
         mapping: of what fits a chip.
+        most_cores: if limits are as low, and sizes as large, as their intervals allow; None: it then does not fit.
         refusal: of what does not: layer (``where``), ``what``, number ``found``, ``limit``, ``remedy``.
         not_checked: what nobody has published.
     """
@@ -39,6 +40,7 @@ class Fit:
     profile: str
     verdict: str
     mapping: Mapping | None = None
+    most_cores: int | None = None
     refusal: AvsnnError | None = None
     not_checked: tuple[str, ...] = ()
 
@@ -46,7 +48,7 @@ class Fit:
         """Plain values."""
         found: dict[str, Any] = {"profile": self.profile, "verdict": self.verdict, "not_checked": [*self.not_checked]}
         if self.mapping is not None:
-            found |= {"cores": len(self.mapping.cores), "chips": self.mapping.chips}
+            found |= {"cores": len(self.mapping.cores), "chips": self.mapping.chips, "cores_at_most": self.most_cores}
             found |= {"utilisation": utilisation(asdict(self.mapping)), "elsewhere": [*self.mapping.elsewhere]}
         if (error := self.refusal) is not None:
             values = {"where": error.where, "what": error.what, "found": error.found, "limit": error.limit}
@@ -67,11 +69,35 @@ def fit(graph: Graph, profile: Profile, *, chips: int | None = None) -> Fit:
         _, mapping = map_cores(graph, profile)
     except CapabilityError as refused:
         return Fit(profile=profile.id, verdict=DOES_NOT, refusal=refused, not_checked=unknown)
-    unknown = (*mapping.not_checked, *unknown)
+    unknown, most = (*mapping.not_checked, *unknown), _most_cores(graph, profile)
     if chips is not None and mapping.chips > chips:
         error = _too_many(mapping, profile, chips)
-        return Fit(profile=profile.id, verdict=DOES_NOT, mapping=mapping, refusal=error, not_checked=unknown)
-    return Fit(profile=profile.id, verdict=FITS, mapping=mapping, not_checked=unknown)
+        return Fit(
+            profile=profile.id, verdict=DOES_NOT, mapping=mapping, most_cores=most, refusal=error, not_checked=unknown
+        )
+    return Fit(profile=profile.id, verdict=FITS, mapping=mapping, most_cores=most, not_checked=unknown)
+
+
+def cautious(profile: Profile) -> Profile:
+    """The chip with the lowest limits and the largest sizes in memory that the intervals of its numbers allow."""
+    lowest: dict[str, Any] = {
+        name: int(constant.lo)
+        for name, constant in profile.limits.evidence.items()
+        if constant.lo is not None and constant.value is not None and constant.lo < constant.value
+    }
+    limits, storage = replace(profile.limits, **lowest), profile.storage
+    if storage is not None:
+        sizes = {key: c for key, c in vars(storage).items() if isinstance(c, Constant) and c.hi is not None}
+        largest: dict[str, Any] = {key: replace(c, value=c.hi) for key, c in sizes.items() if key != "word_bits"}
+        storage = replace(storage, **largest)
+    return replace(profile, limits=limits, storage=storage)
+
+
+def _most_cores(graph: Graph, profile: Profile) -> int | None:
+    try:
+        return len(map_cores(graph, cautious(profile))[1].cores)
+    except CapabilityError:
+        return None
 
 
 def _too_many(mapping: Mapping, profile: Profile, chips: int) -> CapabilityError:

@@ -8,11 +8,11 @@ import pytest
 
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.passes.map_cores import map_cores
-from avsnn.deploy.fit import DOES_NOT, FITS, NO_CORES, fit
+from avsnn.deploy.fit import DOES_NOT, FITS, NO_CORES, cautious, fit
 from avsnn.deploy.reports.cores import cores_table, in_words, utilisation
 from avsnn.hw_profiles.profile import load_profile
 from tests.chips import chip
-from tests.convert.test_map_cores import layers
+from tests.convert.test_map_cores import conv, layers, lif, network
 
 
 def test_every_shipped_profile_answers() -> None:
@@ -21,7 +21,8 @@ def test_every_shipped_profile_answers() -> None:
     assert [each.verdict for each in found.values()] == [NO_CORES, NO_CORES, FITS, FITS]
     mapping = map_cores(graph, load_profile("loihi2"))[1]
     assert found["loihi2"].to_json() == {
-        "profile": "loihi2", "verdict": FITS, "cores": 3, "chips": 1, "elsewhere": [],
+        "profile": "loihi2", "verdict": FITS, "cores": 3, "cores_at_most": 3, "chips": 1,
+        "elsewhere": [],
         "not_checked": ["axons_in_per_core", "axons_out_per_core", "memory that axons take"],
         "utilisation": utilisation(asdict(mapping)),
     }  # fmt: skip
@@ -92,6 +93,24 @@ def test_chips_that_are_there() -> None:
     assert found.refusal.found == f"{found.mapping.chips} chips"
     assert found.refusal.limit == "1 (8 cores)"
     assert f"save {len(found.mapping.cores) - 8} cores" in found.refusal.remedy
+
+
+def test_intervals_of_a_profile_are_an_interval_of_cores() -> None:
+    loihi2 = load_profile("loihi2")
+    worst = cautious(loihi2)
+    assert (loihi2.limits.neurons_per_core, worst.limits.neurons_per_core) == (8192, 3168)
+    assert loihi2.storage is not None
+    assert worst.storage is not None
+    assert (loihi2.storage.neuron_bits.value, worst.storage.neuron_bits.value) == (64, 128)
+    assert worst.storage.axon_bits.value is None
+    assert worst.limits.cores_per_chip == loihi2.limits.cores_per_chip
+    assert cautious(worst) == worst
+    wide = lif("y", "x.w", (4, 40, 40))
+    graph = network(conv("x.w", "x", wide.shape, np.full((4, 4, 1, 1), 2)), wide, shape=wide.shape)
+    found = fit(graph, loihi2)
+    assert found.mapping is not None
+    assert (len(found.mapping.cores), found.most_cores) == (1, 3)
+    assert fit(graph, chip(synapse_memory_bits_per_core=16 * 72, kernel_list_bits=64)).most_cores == 3
 
 
 def test_shares_are_of_limits_that_are_known() -> None:

@@ -190,7 +190,7 @@ def _report(
         executions=done.checks,
         accuracy=accuracy,
         counts=counts,
-        energy=[price(counts, each, memory=words) for each in priced],
+        energy=[price(counts, each, memory=words, cores_used=_cores_used(bundle, each.id)) for each in priced],
         capabilities=capabilities(scheduled, profile),
     )
 
@@ -282,6 +282,12 @@ def _compare(
     part, _ = next(batches(graph, data.inputs, data.labels, samples))
     integers = to_integers(graph, part)
     return execute_all(graph, integers, data=data.name, lava=lava, timeout_s=timeout_s, progress=progress)
+
+
+def _cores_used(bundle: Bundle, profile: str) -> int | None:
+    """How many cores the network takes, which is known for the target alone, and if it fits."""
+    cores = bundle.record["mapping"].get("cores")
+    return len(cores) if cores and profile == bundle.meta["target"] else None
 
 
 def _accuracy(bundle: Bundle, data: Labelled) -> dict[str, Any]:

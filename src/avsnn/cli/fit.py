@@ -1,7 +1,8 @@
 """Does a network fit a chip? Cores, chips and how full they are, for every profile; or what does not fit, and a remedy.
 
 MODEL is a checkpoint or a bundle. A checkpoint is quantised for --target, without proofs: seconds. The same integers
-are then cut over the cores of every profile. What a maker has not published is not checked, and named.
+are then cut over the cores of every profile; where its numbers are intervals, so is the number of cores. What a maker
+has not published is not checked, and named.
 Exit code 0: it fits at least one chip; 2: none, or another error.
 """
 
@@ -75,8 +76,8 @@ def _show(found: list[Fit], model: str) -> None:
     for name in ("profile", "verdict", "cores", "chips", "how full a core is (mean, most)"):
         table.add_column(name, justify="right" if name in ("cores", "chips") else "left", overflow="fold")
     for each in found:
-        numbers = ("-", "-") if each.mapping is None else (str(len(each.mapping.cores)), str(each.mapping.chips))
-        table.add_row(each.profile, each.verdict, *numbers, _full(each))
+        chips = "-" if each.mapping is None else str(each.mapping.chips)
+        table.add_row(each.profile, each.verdict, _cores(each), chips, _full(each))
     console.print(table)
     for each in found:
         if each.refusal is not None:
@@ -87,6 +88,16 @@ def _show(found: list[Fit], model: str) -> None:
         if each.mapping is not None and each.mapping.elsewhere:
             names = ", ".join(each.mapping.elsewhere)
             console.print(f"{each.profile}: on no core: {names}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _cores(each: Fit) -> str:
+    """How many, and how many if every number of the profile is as bad as its interval allows."""
+    if each.mapping is None:
+        return "-"
+    least = len(each.mapping.cores)
+    if each.most_cores is None:
+        return f"{least}, perhaps none"
+    return str(least) if each.most_cores == least else f"{least} to {each.most_cores}"
 
 
 def _full(each: Fit) -> str:
