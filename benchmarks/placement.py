@@ -1,7 +1,9 @@
 """Cores, chips and hops of networks on Loihi 2: measured placement against two row-major ones.
 
-    python benchmarks/placement.py --json benchmarks/placement.json             # the shipped networks
-    python benchmarks/placement.py scmrl-64 scmrl-256 pilotnet
+    python benchmarks/placement.py                                       # the shipped networks
+    python benchmarks/placement.py examples/models/*.pt pilotnet scmrl-64 scmrl-256 --json benchmarks/placement.json
+
+"Row by row" puts core k on tile k, "tile by tile" fills tiles with all their cores, both in the order of the network.
 
 Names are those of `benchmarks/reference_presets.py`, ``pilotnet`` (the network in the lava-dl wheel, in the download
 cache), or files. Messages are counted on calibration samples; the placement is made for them.
@@ -55,6 +57,22 @@ def main() -> int:
     return 0
 
 
+def render(rows: list[dict[str, Any]]) -> str:
+    """The rows as a table for the README."""
+    lines = [
+        "| network | neurons | cores | chips | neurons of a core, mean | hops per sample | tile by tile | row by row |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        name = f"`{row['network']}.pt`" if row["network"].endswith("-tiny") else row["network"]
+        hops = (f"{row[key] / row['samples']:,.0f}" for key in ("hops", "packed_hops", "row_major_hops"))
+        share = f"{100 * row['neurons_mean']:.0f} %"
+        lines.append(
+            f"| {name} | {row['neurons']:,} | {row['cores']} | {row['chips']} | {share} | {' | '.join(hops)} |"
+        )
+    return "\n".join(lines)
+
+
 def measure(name: str, samples: int) -> dict[str, Any]:
     """One network: cut, placed for the messages of a run."""
     graph, inputs = network(name)
@@ -74,7 +92,7 @@ def measure(name: str, samples: int) -> dict[str, Any]:
         "neurons": sum(core.neurons for core in mapping.cores),
         **{f"{key}_{which}": share for key, shares in used.items() for which, share in shares.items()},
         **asdict(placed),
-        "samples": samples,
+        "samples": next(iter(spikes.values())).shape[1],
         "silent": sum(not each.any() for each in spikes.values()),
         "cut_s": round(cut - start, 2),
         "place_s": round(time.perf_counter() - begin, 2),
