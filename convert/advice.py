@@ -15,7 +15,7 @@ _WIDER = "a convolution with a larger stride or an nn.Linear does it with fixed 
 
 ADVICE: dict[str, str] = {
     **dict.fromkeys(("GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "RMSNorm", "LocalResponseNorm"), _NORM),
-    "LayerNorm": "its mean and variance differ per sample; BatchNorm2d, or DSLN of avsnn.train.norms",
+    "LayerNorm": "its statistics differ per sample; BatchNorm2d or DSLN; or LayerNorm of avsnn.train.norms, by a host",
     **dict.fromkeys(("ReLU", "ReLU6", "LeakyReLU", "PReLU", "ELU", "SELU", "GELU", "SiLU", "Mish"), _NEURON),
     **dict.fromkeys(("Sigmoid", "Tanh", "Hardtanh", "Softplus", "sigmoid", "tanh", "relu", "gelu", "silu"), _NEURON),
     **dict.fromkeys(

@@ -41,6 +41,10 @@ def _through(graph: Graph, node: Node, weight: Array, found: Wanted) -> None:
             (source,) = graph.sources(node)
             row = _row(node, int(np.abs(weight).argmax()), source.shape) * np.sign(weight[np.abs(weight).argmax()])
             _through(graph, source, _signs(source, row.reshape(-1)), found)
+        case fixed.FixedLayerNorm() | fixed.FixedStepGain():
+            for source in graph.sources(node):
+                each = weight * np.sign(node.gain)
+                _through(graph, source, each if source.shape == node.shape else np.abs(each).sum(keepdims=True), found)
         case fixed.FixedUnitCurrent():
             _counts(graph, node, weight * np.sign(node.gain), found)
         case fixed.FixedProductOfSums():

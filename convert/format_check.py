@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from avsnn.convert.intervals import Interval, of_held, of_product
+from avsnn.convert.intervals import Interval, of_held, of_product, sends
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
@@ -57,6 +57,8 @@ def _check(graph: Graph, node: Node, target: Target) -> int:
                     made = of_product(part, spikes, graph.timesteps)
                     what = "current" if isinstance(part, fixed.FixedUnitCurrent) else "count"
                     _within(part, what, np.stack([made.low, made.high]), -room, room)
+        case fixed.Received():
+            _within(node, "message", np.array(sends(graph, node).ends), -node.levels, node.levels)
         case _:
             return 0
     return 1

@@ -20,10 +20,11 @@ from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.kernels import per_channel
 from avsnn.convert.ir.node import Array
 from avsnn.convert.ir.products import UNIT_BITS
-from avsnn.convert.passes.currents import arriving, terms
+from avsnn.convert.passes.currents import Sent, Term, arriving, terms
 from avsnn.convert.passes.integer_formats import FRACTION_BITS, growth
 from avsnn.convert.passes.quantise import Scale
 from avsnn.convert.passes.quantise_products import ATTENDING, misjudged
+from avsnn.convert.passes.split_layer_norm import is_plain
 from avsnn.errors import VerifyError
 
 SLACK = 1e-6  # of a step: the float64 product S w is itself rounded
@@ -66,20 +67,17 @@ def _check_population(folded: Graph, quantised: Graph, scale: Scale) -> int:
         return _check_counts(folded, quantised, scale)
     if isinstance(real, ir.LIF) and isinstance(quantised[node.inputs[0]], fixed.FixedUnitCurrent):
         return _check_unit_current(folded, quantised, scale)
-    found = arriving(folded, real) if isinstance(real, ir.LIF) else [t for n in real.inputs for t in terms(folded, n)]
-    checked = 0
-    for term in found:
-        synapse = quantised[term.name]
-        weight = term.weight
-        if isinstance(synapse, fixed.HeldCurrent):
-            fine = scale.scale * 2.0**synapse.shift
-            _near(synapse.name, "weight", synapse.weight, weight * fine, 1.0)
-            _near(synapse.name, "bias", synapse.bias, per_channel(term.layer.bias, synapse.bias.ndim) * fine, 1.0)
-            checked += synapse.weight.size + synapse.bias.size
-        else:
-            assert isinstance(synapse, fixed.Synapse)
-            _near(synapse.name, "weight", synapse.weight, weight * unit, _steps(synapse))
-            checked += synapse.weight.size
+    sent = {n.name: Sent(step=n.step, levels=n.levels) for n in quantised.of(fixed.Received)}
+    if isinstance(real, ir.LIF):
+        found = arriving(folded, real, sent)
+    else:
+        found = [t for name in real.inputs for t in terms(folded, name, sent)]
+    if isinstance(node, fixed.FixedStepGain):
+        return _check_gain(quantised, node, found, unit)
+    checked = sum(_check_term(quantised, term, unit) for term in found)
+    if isinstance(node, fixed.FixedLayerNorm):
+        assert isinstance(real, ir.LayerNorm)
+        return checked + _check_norm(node, real, [t.layer for t in found], unit)
     if isinstance(node, fixed.FixedReadout):
         assert isinstance(real, ir.Readout)
         whole = unit * folded.timesteps
@@ -94,6 +92,52 @@ def _check_population(folded: Graph, quantised: Graph, scale: Scale) -> int:
     assert isinstance(node, fixed.FixedLIF)
     assert isinstance(real, ir.LIF)
     return checked + _check_neuron(node, real, scale, [t.layer for t in found], quantised)
+
+
+def _check_term(quantised: Graph, term: Term, unit: float) -> int:
+    """One connection at scale ``unit``."""
+    synapse, weight = quantised[term.name], term.weight
+    if isinstance(synapse, fixed.HeldCurrent):
+        fine = unit * 2.0**synapse.shift
+        _near(synapse.name, "weight", synapse.weight, weight * fine, 1.0)
+        _near(synapse.name, "bias", synapse.bias, per_channel(term.layer.bias, synapse.bias.ndim) * fine, 1.0)
+        return synapse.weight.size + synapse.bias.size
+    assert isinstance(synapse, fixed.Synapse)
+    _near(synapse.name, "weight", synapse.weight, weight * unit, _steps(synapse))
+    return synapse.weight.size
+
+
+def _check_norm(
+    node: fixed.FixedLayerNorm, real: ir.LayerNorm, layers: list[ir.Conv2d | ir.Linear], unit: float
+) -> int:
+    """A layer norm of the host: bias and eps within half a step, its unit, and nothing that a layer should have."""
+    n = node.shape[0]
+    _near(node.name, "bias", node.bias, _sum_of_biases(layers, node.bias.ndim) * unit, 1.0)
+    _near(node.name, "eps", np.array(node.eps), np.array((n * unit) ** 2 * real.eps), 1.0)
+    step = 2.0**node.shift / (n * unit) ** 2 if node.variant else 2.0**-node.shift
+    _near(node.name, "step", np.array(node.step / step), np.ones(()), SLACK)
+    if node.variant != real.variant or not is_plain(real):
+        raise VerifyError("another norm", where=node.name, expected=real.variant, found=node.variant)
+    return node.bias.size + 2
+
+
+def _check_gain(quantised: Graph, node: fixed.FixedStepGain, found: list[Term], unit: float) -> int:
+    """A gain of the host: its weights and bias at scale ``unit``, what it multiplies at what ``step`` leaves."""
+    multiplied, gains = (
+        [t for t in found if (t.name in node.inputs[: node.factors]) is first] for first in (True, False)
+    )
+    other = 2.0**node.shift / (node.step * unit)
+    checked = sum(_check_term(quantised, t, other) for t in multiplied)
+    checked += sum(_check_term(quantised, t, unit) for t in gains)
+    _near(node.name, "bias", node.bias, _sum_of_biases([t.layer for t in gains], node.bias.ndim) * unit, 1.0)
+    return checked + node.bias.size
+
+
+def _sum_of_biases(layers: list[ir.Conv2d | ir.Linear], ndim: int) -> Array:
+    """Of each layer once."""
+    own = {layer.name: layer.bias for layer in layers}
+    total: Array = sum((per_channel(bias, ndim) for bias in own.values()), start=np.zeros(1))
+    return total
 
 
 def _check_counts(folded: Graph, quantised: Graph, scale: Scale) -> int:
@@ -157,12 +201,10 @@ def _check_neuron(
     if isinstance(quantised[node.inputs[0]], fixed.HeldCurrent):
         _near(node.name, "bias", node.bias_mant, np.zeros(1), 1.0)  # the host has added it to the current
         return checked + 1 + node.bias_mant.size
-    own = {layer.name: layer.bias for layer in layers}
-    rank = max(bias.ndim for bias in own.values())
-    total = sum(per_channel(bias, rank) for bias in own.values())
+    total = _sum_of_biases(layers, max(layer.bias.ndim for layer in layers))
     step = 2.0**fixed.ACTIVATION_SHIFT
     whole = node.bias_mant.astype(np.int64) << node.bias_exp
-    _near(node.name, "bias", whole, np.asarray(total) * scale.scale * step, step * 2.0**scale.shift)
+    _near(node.name, "bias", whole, total * scale.scale * step, step * 2.0**scale.shift)
     _check_multiples(node, scale.shift, quantised)
     return checked + 1 + node.bias_mant.size
 

@@ -21,15 +21,21 @@ from avsnn.convert.ir.node import Array, Node, Shape
 from avsnn.convert.ir.products import UNIT_BITS
 from avsnn.errors import DomainError
 
+GAIN_BITS = 31  # of sums that a host multiplies, which reach it as messages
+SQUARE_BITS = 53  # of sums of squares whose root it takes
 SUM_BITS = 62  # sums of magnitudes stay below 2^62, so that int64 holds them and twice as much
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Interval:
-    """``low <= x <= high`` for every neuron, int64 arrays of the node's shape."""
+    """``low <= x <= high`` for every neuron, int64 arrays of the node's shape.
+
+    length: where all channels of a position are bounded together, no vector of them is longer (Euclidean).
+    """
 
     low: Array
     high: Array
+    length: float = math.inf
 
     @classmethod
     def of(cls, shape: Shape, low: int, high: int) -> Interval:
@@ -58,7 +64,7 @@ class Interval:
 
     def with_zero(self) -> Interval:
         """The smallest interval that also holds 0."""
-        return Interval(low=np.minimum(self.low, 0), high=np.maximum(self.high, 0))
+        return Interval(low=np.minimum(self.low, 0), high=np.maximum(self.high, 0), length=self.length)
 
     def hull(self, other: Interval) -> Interval:
         """The smallest interval that holds both."""
@@ -85,7 +91,18 @@ def of_sums(node: fixed.Synapse | fixed.HeldCurrent, x: Interval) -> Interval:
     def sums(part: fixed.Synapse | fixed.HeldCurrent, end: Array) -> Array:
         return connect(part, end[None])[0].reshape(node.shape) if end.any() else np.zeros(node.shape, dtype=np.int64)
 
-    return Interval(low=sums(up, x.low) + sums(down, x.high), high=sums(up, x.high) + sums(down, x.low))
+    found = Interval(low=sums(up, x.low) + sums(down, x.high), high=sums(up, x.high) + sums(down, x.low))
+    return found if x.length == math.inf else _together(node, x, found)
+
+
+def _together(node: fixed.Synapse | fixed.HeldCurrent, x: Interval, found: Interval) -> Interval:
+    """The sums, no larger than Cauchy and Schwarz allow at each position that a weighted sum sees."""
+    weight = node.weight.astype(np.float64)
+    if weight.ndim == 2:
+        weight = weight.reshape(len(weight), x.high.shape[0], -1)
+    lengths = np.sqrt(np.square(weight).sum(axis=1)).reshape(len(weight), -1).sum(axis=1)
+    most = per_channel((np.floor(lengths * x.length * (1 + 1e-12)) + 1).astype(np.int64), len(node.shape))
+    return Interval(low=np.maximum(found.low, -most), high=np.minimum(found.high, most))
 
 
 def _signed(node: fixed.Synapse | fixed.HeldCurrent) -> tuple[fixed.Synapse | fixed.HeldCurrent, ...]:
@@ -117,6 +134,60 @@ def of_product(node: fixed.Product, spikes: Sequence[Interval], timesteps: int) 
         raise DomainError("products could leave 64 bits", where=node.name, found=one.peak, limit=f"2^{SUM_BITS}")
     ends = (one.low * node.gain, one.high * node.gain)
     return Interval(low=np.minimum(*ends), high=np.maximum(*ends)).with_zero()
+
+
+def of_hosted(node: fixed.Received, arriving: Sequence[Interval]) -> Interval:
+    """What a host makes of the sums that its synapses deliver.
+
+    No channel is further from the mean than ``sqrt(n - 1)`` deviations, and all n together are ``sqrt(n)`` away.
+
+    Raises:
+        DomainError: sums of which the host would lose bits, or a host without a bound.
+    """
+    bias = per_channel(node.bias.astype(np.int64), len(node.shape))
+    if isinstance(node, fixed.FixedStepGain):
+        x, w = (sum(part[1:], start=part[0]) for part in (arriving[: node.factors], arriving[node.factors :]))
+        half = (1 << node.shift) >> 1
+        _exact(node, max(x.peak, w.peak + int(np.abs(bias).max())), 1 << GAIN_BITS)
+        gains = [(int(end.reshape(-1)[0]) + int(bias.reshape(-1)[0]) + half) >> node.shift for end in (w.low, w.high)]
+        ends = np.stack([end * gain * node.gain for end in (x.low, x.high) for gain in gains])
+        squares = np.square(np.maximum(-x.low, x.high).astype(np.float64))
+        length = float(np.sqrt(squares.sum(axis=0).max())) * max(map(abs, gains)) * abs(node.gain)
+        return Interval(low=ends.min(axis=0), high=ends.max(axis=0), length=length)
+    if not isinstance(node, fixed.FixedLayerNorm):
+        raise DomainError("no bound for this host", where=node.name, found=node.kind)
+    n, total = node.shape[0], sum(arriving[1:], start=arriving[0])
+    widest = (n * Interval(low=total.low + bias, high=total.high + bias).peak) ** 2 + node.eps
+    _exact(node, widest, 1 << SQUARE_BITS)
+    radius = (float(widest) * 2.0**-node.shift if node.variant else 2.0**node.shift) * abs(node.gain)
+    most = math.floor(radius * math.sqrt(n - 1) * (1 + 1e-12) + 0.5 * abs(node.gain))
+    length = (radius + abs(node.gain)) * math.sqrt(n)
+    return replace(Interval.of(node.shape, -most, most), length=length)
+
+
+def _exact(node: Node, found: int, limit: int) -> None:
+    if found >= limit:
+        what = "sums that the host would lose bits of"
+        raise DomainError(what, where=node.name, found=found, limit=f"2^{limit.bit_length() - 1}")
+
+
+def sends(graph: Graph, node: Node) -> Interval:
+    """What a node sends, whatever populations before it do; of populations themselves, spikes.
+
+    Raises:
+        DomainError: sums on the way to it that lose bits.
+    """
+    match node:
+        case fixed.FixedInput():
+            return of_input(node)
+        case fixed.Synapse():
+            return of_sums(node, sends(graph, graph[node.inputs[0]]))
+        case fixed.Received():
+            return of_hosted(node, [sends(graph, part) for part in graph.sources(node)])
+        case fixed.Product():
+            return of_product(node, [Interval.of(x.shape, 0, 1) for x in graph.sources(node)], graph.timesteps)
+        case _:
+            return Interval.of(node.shape, 0, 1)
 
 
 def _unit_current(node: fixed.FixedUnitCurrent, spikes: Sequence[Interval]) -> Interval:
@@ -161,6 +232,8 @@ def of_node(graph: Graph, node: Node, known: Mapping[str, Interval]) -> Interval
             return of_held(node, known[node.inputs[0]]).with_zero()
         case fixed.FixedConv2d() | fixed.FixedLinear():
             return of_sums(node, known[node.inputs[0]])
+        case fixed.Received():
+            return of_hosted(node, [known[name] for name in node.inputs]).with_zero()
         case fixed.Product():
             return of_product(node, [known[name] for name in node.inputs], graph.timesteps)
         case fixed.FixedReadout():

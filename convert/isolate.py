@@ -40,7 +40,7 @@ def isolate(graph: Graph, name: str, *, alone: bool = False) -> Graph:
         raise InputError("no such population", where=graph.stage, found=name)
     ends = {node.name for node in graph if _is_source(node, name, alone)}
     kept = _behind(graph, name, ends)
-    multiplied = {s for n in kept if isinstance(graph[n], fixed.Product) for s in graph[n].inputs}
+    multiplied = {s for n in kept if isinstance(graph[n], fixed.Product) for s in graph[n].inputs if s in ends}
     late = {n: _offset(graph[n]) for n in kept if n in ends}
     early = min(late.values(), default=0) - bool(multiplied) if graph.stage == "scheduled" else 0
     steps = windows(graph)

@@ -55,6 +55,7 @@ from avsnn.convert.passes.map_cores import map_cores
 from avsnn.convert.passes.place_cores import place_cores
 from avsnn.convert.passes.quantise import quantise
 from avsnn.convert.passes.schedule import depth, schedule
+from avsnn.convert.passes.split_layer_norm import split_layer_norm
 from avsnn.convert.proof_data import Inputs, first_samples, proof_data
 from avsnn.convert.proofs import (
     Log,
@@ -75,6 +76,7 @@ from avsnn.errors import CapabilityError, InputError
 from avsnn.hw_profiles.profile import Profile, load_profile
 
 FOLDS: tuple[tuple[str, Callable[[Graph], Graph]], ...] = (
+    ("split_layer_norm", split_layer_norm),
     ("fold_forward", fold_forward),
     ("fold_backward", fold_backward),
     ("fold_identity", fold_identity),

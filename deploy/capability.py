@@ -18,6 +18,10 @@ from avsnn.errors import CapabilityError
 from avsnn.hw_profiles.profile import Profile
 
 REFUSED = "refused"
+REMEDIES = {
+    "layer_norm": "train with norm='dsln' (dynamic mean, frozen variance) or norm='batch', which fold exactly",
+    "step_gain": "fuse by addition or attention instead (fusion='spatial', for instance)",
+}
 _ROLES = {"or": "or_pool", "relay": "relay", "coincidence": "lif_hard", "bias": "lif_hard"}
 _RESETS = {"hard": "lif_hard", "subtract": "lif_subtract", "subtract_delayed": "lif_subtract"}
 
@@ -54,6 +58,10 @@ def needs(node: Node, graph: Graph) -> tuple[str, ...]:
             return ("product",)
         case fixed.FixedUnitCurrent():
             return ("unit_length",)
+        case fixed.FixedLayerNorm():
+            return ("layer_norm",)
+        case fixed.FixedStepGain():
+            return ("step_gain",)
         case fixed.FixedAttention():
             return ("attention_window",) if node.windowed else ("attention",)
         case fixed.FixedAttentionMap() | fixed.FixedMappedValues():
@@ -115,7 +123,8 @@ def capabilities(graph: Graph, profile: Profile) -> tuple[Capability, ...]:
     found = answers(graph, profile)
     refused = [f"{a.node} ({a.kind})" for a in found if a.answer == REFUSED]
     if refused:
-        raise CapabilityError("the target cannot run these", where=profile.id, found=", ".join(refused))
+        remedy = next((REMEDIES[a.kind] for a in found if a.answer == REFUSED and a.kind in REMEDIES), "")
+        raise CapabilityError("the target cannot run these", where=profile.id, found=", ".join(refused), remedy=remedy)
     for error in wide_messages(graph, profile):
         raise error
     return found

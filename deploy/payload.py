@@ -39,6 +39,9 @@ def payload_bits(node: Node, graph: Graph) -> int:
 
 def bounds(node: fixed.Product, graph: Graph) -> tuple[int, int]:
     """(smallest, largest) value of a product, its gain included; no spike or every spike of its sources is there."""
+    if isinstance(node, fixed.Received):
+        widest = abs(node.gain) * node.levels
+        return -widest, widest
     if not isinstance(node, fixed.FixedUnitCurrent):
         low, high = sorted((0, node.gain * _most(node, graph)))
         return low, high

@@ -48,13 +48,16 @@ CAPABILITY_KINDS = (
     "attention_window",
     "product",
     "unit_length",
+    "layer_norm",
+    "step_gain",
     "readout_host_sum",
 )
 """Kinds of node: a current that the host writes per sample, or sends in every step to neurons that keep it; events from
 outside, the two synapses, the neuron with either reset, thresholds that differ inside a population, neurons that rest
 before their next window, max pooling of spikes, a delaying neuron, a delay in the synapse, messages with a payload,
 spikes times spikes within a step (attention and its maps), attention that needs the whole window, products of sums of
-spikes, spike counts scaled to length 1, and the host adding up the last synapse's output."""
+spikes, spike counts scaled to length 1, layer norms and gains of sums that a step has brought, and the host adding up
+the last synapse's output."""
 
 GRANULARITIES = ("population", "group", "neuron")
 USES = ("target", "pricing")

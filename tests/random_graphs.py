@@ -76,7 +76,7 @@ class _Draw:
                 self.mapped,
             )
             self.now = self.windows[0] if len(self.windows) == 1 else int(self.pick(self.windows))
-            self.alive(self.pick((*kinds, self.norm_of_tokens, self.means, self.unit)))
+            self.alive(self.pick((*kinds, self.norm_of_tokens, self.means, self.unit, self.host)))
         names = self.answers()
         graph = Graph(nodes=tuple(self.nodes.values()), outputs=names, timesteps=self.T, stage="traced")
         return Drawn(graph=graph.with_nodes(graph.nodes), inputs=self.inputs, parts=frozenset(self.parts))
@@ -152,8 +152,8 @@ class _Draw:
         return found + found[-3:]
 
     def senders(self, images: bool = False) -> list[str]:
-        """What weighted layers may read besides: sequences and products of means."""
-        others = self.of(ir.ProductOfMeans)
+        """What weighted layers may read besides: sequences, products of means, and what hosts send."""
+        others = self.of(ir.ProductOfMeans, ir.LayerNorm, ir.StepGain)
         others += [name for name in self.of(ir.Input) if getattr(self.nodes[name], "coding", "") == "sequence"]
         return self.spikes(images) + [name for name in others if not images or len(self.shape(name)) == 3]
 
@@ -447,6 +447,26 @@ class _Draw:
         current = self.add(ir.Linear, joined, weight=weight, bias=self.numbers(-0.2, 0.5, wide))
         self.population(current, counts=True)
 
+    def host(self) -> None:
+        """What a host answers in every step: a norm of sums or of a layer, or a gain, which layers read as numbers."""
+        source = self.pick([name for name in self.spikes(True) if self.shape(name)[0] > 1 and self.plain(name)])
+        kind = self.pick(["norm", "norm behind a layer", "gain"])
+        if kind == "gain":
+            w = self.linear(self.pick([n for n in self.spikes() if self.plain(n)]), 1)
+            found = self.add(ir.StepGain, source, w)
+        else:
+            x = self.conv(source) if kind != "norm" else source
+            c = self.shape(x)[0]
+            if c == 1:
+                raise DeadError
+            gamma, beta, variant = self.numbers(0.5, 1.5, c), self.numbers(0.0, 0.7, c), self.chance(0.5)
+            part = "LayerNorm variant" if variant else "LayerNorm"
+            found = self.add(ir.LayerNorm, x, part=part, gamma=gamma, beta=beta, variant=variant)
+        if self.chance(0.25):
+            self.population(found)
+        else:
+            self.population(self.conv(found) if self.chance(0.7) else self.linear(found, int(self.rng.integers(2, 9))))
+
     def plain(self, name: str) -> bool:
         """Whether ``name`` sends spikes: a pool of normed spikes sends numbers."""
         node = self.nodes[name]
@@ -457,7 +477,8 @@ class _Draw:
         read = {source for node in self.nodes.values() for source in node.inputs}
         ends = [n for steps in self.windows for n in self.of(ir.LIF, ir.MaxPool2d, window=steps) if n not in read]
         if self.chance(0.3):
-            ends.append(self.pick(self.senders()))
+            short = self.now < self.T  # where a norm would speak on
+            ends.append(self.pick(n for n in self.senders() if not (short and isinstance(self.nodes[n], ir.LayerNorm))))
         number = 2 if len(ends) > 1 and self.chance(0.2) else 1
         self.parts |= {"two answers"} if number == 2 else set()
         return tuple(self.answer(ends[i::number]) for i in range(number))

@@ -92,6 +92,12 @@ def product(node: ir.Product, *x: Array) -> Array:
         case ir.FixedUnitCurrent():
             current = products.unit_current(whole, node.weight, node.bias, node.shift, node.pooled)
             found = np.broadcast_to(current.reshape(-1, *node.shape), (len(whole[0]), len(current), *node.shape))
+        case ir.FixedLayerNorm():
+            total = sum(whole[1:], start=whole[0]) + per_channel(node.bias.astype(np.int64), len(node.shape))
+            found = products.layer_norm(total, node.eps, node.shift, node.variant)
+        case ir.FixedStepGain(factors=n):
+            total = sum(whole[1:n], start=whole[0])
+            found = products.step_gain(total, sum(whole[n + 1 :], start=whole[n]) + node.bias, node.shift)
         case _:
             raise InputError("no integer meaning", where=node.name, found=node.kind)
     return found * node.gain

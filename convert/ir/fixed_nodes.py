@@ -196,6 +196,49 @@ class FixedUnitCurrent(Product):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Received(Product):
+    """Integers that a host makes of what synapses deliver in a step; synapses read them as graded messages.
+
+    The chip adds up the currents of step t and hands the sums to the host, whose integers enter the chip one step
+    later: ``y[w] = f(a[w - 1])``, f of a step alone, so nothing waits for a window. All synapses of a node arrive
+    together, as those of a population do (``delays`` stays empty). On silicon every such step lasts until the host has
+    answered: its round trip, not the chip's arithmetic, then sets the time per step.
+
+    step: what an integer 1 of y stands for. levels: no input whatever makes a larger ``|y|``.
+    """
+
+    step: float
+    levels: int
+    bias: Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FixedLayerNorm(Received):
+    """``y = rint(2^shift z / r)`` (0 where r is 0) over the n channels of each position, exact but for three roundings.
+
+    x is the sum of the synapses plus ``bias`` (broadcastable to shape), ``z = n x - sum x``, ``r = sqrt(n sum x^2 -
+    (sum x)^2 + eps)``: integers below 2^53, one correctly rounded root and one division in float64, and rint (halves to
+    even). ``variant``: ``y = rint(2^-shift z r)``, a product in place of the division. Currents at scale S make ``eps =
+    rint(n^2 S^2 eps)`` of the real one, and ``step`` is ``2^-shift``, or ``2^shift / (n S)^2`` of the variant.
+    """
+
+    eps: int
+    shift: int
+    variant: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FixedStepGain(Received):
+    """``y = x ((w + bias + half) >> shift)``, ``half = 2^(shift-1)`` (0 if shift is 0): one gain w for all of x.
+
+    x is the sum of the first ``factors`` inputs, w that of the others, of shape (1,); bias: (1,).
+    """
+
+    shift: int
+    factors: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FixedLIF(Node):
     """Integer leaky integrate and fire, the arithmetic of Loihi and of Lava's ``fixed_pt`` models.
 

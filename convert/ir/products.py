@@ -1,6 +1,6 @@
 """Products of activity with activity, which no synapse with fixed weights can form: any dtype, integers stay exact.
 
-Also lengths of vectors of counts, which the host computes.
+Also lengths of vectors of counts, norms over channels and gains, which the host computes.
 
 Arrays are (T, B, D, *tokens) over the whole window; D is split into heads of ``d = D / heads`` consecutive channels and
 ``*tokens`` are N positions. Equations: `avsnn.train.attention`, which these restate term by term.
@@ -69,3 +69,18 @@ def unit_integers(counts: Array, unit_bits: int = UNIT_BITS) -> Array:
     length = np.sqrt((counts.astype(np.int64) ** 2).sum(axis=1, keepdims=True).astype(np.float64))
     scaled = (counts << unit_bits).astype(np.float64) / np.where(length > 0, length, 1.0)
     return np.rint(scaled).astype(np.int64)
+
+
+def layer_norm(x: Array, eps: int, shift: int, variant: bool) -> Array:
+    """What `avsnn.convert.ir.fixed_nodes.FixedLayerNorm` makes of integers (T, B, C, *positions)."""
+    n, total = x.shape[2], x.sum(axis=2, keepdims=True)
+    centred = n * x - total
+    root = np.sqrt((n * (x * x).sum(axis=2, keepdims=True) - total * total + eps).astype(np.float64))
+    divided = (centred << shift) / np.where(root > 0, root, 1.0) if not variant else centred * root * 2.0**-shift
+    return np.rint(divided).astype(np.int64)
+
+
+def step_gain(x: Array, w: Array, shift: int) -> Array:
+    """``x ((w + half) >> shift)`` of integers x (T, B, *shape) and gains w (T, B, 1)."""
+    gain = (w + ((1 << shift) >> 1)) >> shift
+    return x * gain.reshape(*gain.shape[:2], *(1,) * (x.ndim - 2))

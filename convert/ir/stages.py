@@ -26,6 +26,8 @@ _FOLDED: tuple[type[Node], ...] = (
     ir.MeanSpace,
     ir.MeanTime,
     ir.Unit,
+    ir.LayerNorm,
+    ir.StepGain,
     ir.Readout,
 )
 _INTEGER: tuple[type[Node], ...] = (
@@ -38,6 +40,8 @@ _INTEGER: tuple[type[Node], ...] = (
     fixed.FixedMappedValues,
     fixed.FixedProductOfSums,
     fixed.FixedUnitCurrent,
+    fixed.FixedLayerNorm,
+    fixed.FixedStepGain,
     fixed.FixedLIF,
     fixed.FixedReadout,
 )
@@ -47,8 +51,6 @@ SPEC: dict[str, tuple[type[Node], ...]] = {
         ir.Normalise,
         ir.BatchNorm,
         ir.DSLN,
-        ir.LayerNorm,
-        ir.StepGain,
         ir.LeakyIntegrator,
         ir.LastStep,
     ),

@@ -54,6 +54,8 @@ KINDS: dict[str, type[Node]] = {
         fixed_nodes.FixedMappedValues,
         fixed_nodes.FixedProductOfSums,
         fixed_nodes.FixedUnitCurrent,
+        fixed_nodes.FixedLayerNorm,
+        fixed_nodes.FixedStepGain,
         fixed_nodes.FixedLIF,
         fixed_nodes.FixedReadout,
         fixed_nodes.Slice,

@@ -41,13 +41,11 @@ def fold_dsln(graph: Graph) -> Graph:
     """Return ``graph`` with every `DSLN` in a layer's weights, and per-position variances in thresholds.
 
     Raises:
-        CapabilityError: a `LayerNorm`, whose variance changes at run time; or variances per position in front of
-            something else than a 1x1 convolution that exactly one population reads.
+        CapabilityError: variances per position in front of something else than a 1x1 convolution that exactly one
+            population reads.
     """
     plans: dict[str, _PerPosition] = {}  # by population
     for node in graph:
-        if isinstance(node, ir.LayerNorm):
-            raise _layer_norm(node)
         if isinstance(node, ir.DSLN):
             plans |= _plan(graph, node)
     behind = {plan.layer: plan for plan in plans.values() if graph[plan.layer].inputs[0] == plan.norm.name}
@@ -169,13 +167,4 @@ def _refusal(norm: ir.DSLN, what: str, layer: Node) -> CapabilityError:
         found=layer.origin or layer.name,
         limit="a 1x1 convolution that exactly one population reads",
         remedy="train with dsln_var='shared' (one variance for all positions), which folds into any layer",
-    )
-
-
-def _layer_norm(node: ir.LayerNorm) -> CapabilityError:
-    return CapabilityError(
-        "a layer norm divides by a deviation of the moment, which no fixed weight can",
-        where=node.origin or node.name,
-        found="a variance in the numerator" if node.variant else "LayerNorm",
-        remedy="train with norm='dsln' (dynamic mean, frozen variance) or norm='batch', which fold exactly",
     )

@@ -2,7 +2,7 @@
 
 A chip's neuron receives through synapses alone. ``LIF(W a + s)`` with spikes s becomes ``LIF(W a + I s)``, I a
 depthwise 1x1 convolution (a diagonal matrix where features have no positions). A norm on the shortcut becomes its gain
-and bias.
+and bias. What a host computes with (a layer norm, a gain per step) reaches it through synapses as well.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ from avsnn.convert.passes.take_in import leads_to, take_in
 from avsnn.errors import CapabilityError
 
 WEIGHTED = (ir.Conv2d, ir.Linear, ir.Attention, ir.AttentionMap, ir.MappedValues)
-UNWEIGHTED = (ir.LIF, ir.MaxPool2d, ir.Input, ir.ProductOfMeans, ir.Permute, ir.Unit)
+HOSTED = (ir.LayerNorm, ir.StepGain)
+UNWEIGHTED = (ir.LIF, ir.MaxPool2d, ir.Input, ir.ProductOfMeans, ir.Permute, ir.Unit, *HOSTED)
 TAKEN_IN = (*TAKES_IN, ir.DSLN, ir.Conv2d, ir.Linear)
 MATRIX_LIMIT = 4096  # features that a diagonal may have, which is stored as a matrix
 
 
 def fold_identity(graph: Graph) -> Graph:
-    """Return ``graph`` with every population reading sums of weighted layers and products alone.
+    """Return ``graph`` with every population and host node reading sums of weighted layers and products alone.
 
     Raises:
         CapabilityError: features of two axes, or too many for a matrix.
     """
 
     def connect(node: Node, before: dict[str, Node]) -> Node | None:
-        if not isinstance(node, ir.LIF):
+        if not isinstance(node, ir.LIF | ir.LayerNorm | ir.StepGain):
             return None
         parts = _operands(node.inputs[0], before)
         if all(isinstance(before[part], WEIGHTED) for part in parts):
@@ -43,10 +44,10 @@ def fold_identity(graph: Graph) -> Graph:
             return None
         made = [_connected(node, part, len(parts) == 1, before) for part in parts]
         if len(made) == 1:
-            return replace(node, inputs=(made[0],))
+            return replace(node, inputs=(made[0], *node.inputs[1:]))
         total = ir.Add(name=f"{node.name}.current", inputs=tuple(made), shape=node.shape, origin=node.origin)
         before[total.name] = total
-        return replace(node, inputs=(total.name,))
+        return replace(node, inputs=(total.name, *node.inputs[1:]))
 
     return rewrite(graph, connect)
 
@@ -59,7 +60,7 @@ def _operands(name: str, before: dict[str, Node]) -> list[str]:
     )
 
 
-def _connected(node: ir.LIF, part: str, only: bool, before: dict[str, Node]) -> str:
+def _connected(node: Node, part: str, only: bool, before: dict[str, Node]) -> str:
     """``part`` itself where it is weighted, else a connection of weight 1 that reads it."""
     source = before[part]
     if isinstance(source, WEIGHTED):
@@ -80,7 +81,7 @@ def _folds_backward(graph: Graph, norm: Node) -> bool:
     return len(graph.readers[norm.name]) == len(graph.readers[norm.inputs[0]]) == 1
 
 
-def _identity(name: str, source: str, node: ir.LIF, shape: tuple[int, ...]) -> Layer:
+def _identity(name: str, source: str, node: Node, shape: tuple[int, ...]) -> Layer:
     channels = node.shape[0]
     if len(node.shape) == 3 and shape == node.shape:
         weight = np.ones((channels, 1, 1, 1))

@@ -6,7 +6,8 @@ Averages, sums, flattening and linear layers are all linear, so with spikes s_i 
 
 W_i is the product of the linear maps on the way to population i: the head's weights, repeated over tokens and divided
 by their number where tokens are averaged. The mean over steps becomes a sum that is read once per window. What is read
-may also be a product of means, whose messages are numbers rather than spikes. Answers joined to one are rows of W_i.
+may also be a product of means, or made by a host: its messages are numbers rather than spikes. Answers joined to one
+are rows of W_i.
 A mean over a window of n < T steps has ``T / n`` in its W_i: what it reads is silent in the other steps.
 """
 
@@ -25,7 +26,7 @@ from avsnn.convert.passes.pointwise import pointwise
 from avsnn.convert.passes.take_in import columns
 from avsnn.errors import CapabilityError
 
-SPIKING = (ir.LIF, ir.MaxPool2d, ir.Input, ir.ProductOfMeans)
+SPIKING = (ir.LIF, ir.MaxPool2d, ir.Input, ir.ProductOfMeans, ir.LayerNorm, ir.StepGain)
 LINEAR = (
     ir.Linear, ir.Conv2d, ir.Scale, ir.BatchNorm, ir.Normalise, ir.DSLN, ir.MeanSpace, ir.Flatten, ir.Permute
 )  # fmt: skip
@@ -105,6 +106,8 @@ def _expand(
     span: what each step counts for, if that is not the same for all; ``spans``: for each population.
     """
     sources, T = graph.sources(node), graph.timesteps
+    if isinstance(node, ir.LayerNorm) and averaged not in (0, T):
+        raise _refusal(node, "a layer norm that speaks on when its window is over")
     if isinstance(node, ir.LeakyIntegrator | ir.LastStep):
         if isinstance(node, ir.LastStep) and averaged:
             raise _refusal(node, "one step of what has no time")
@@ -175,12 +178,6 @@ def _columns(weight: Array, node: Node, shape: Shape) -> Array:
 
 
 def _refusal(node: Node, found: str) -> CapabilityError:
-    if isinstance(node, ir.StepGain):
-        return CapabilityError(
-            "a gain that the network computes at every step multiplies its spikes, which no fixed weight can",
-            where=node.origin or node.name,
-            remedy="fuse by addition or attention instead (fusion='spatial', for instance)",
-        )
     return CapabilityError(
         "only averages, sums and linear layers may stand between the last spikes and the output",
         where=node.origin or node.name,

@@ -107,6 +107,9 @@ def _check_kinds(graph: Graph) -> None:
             readers = graph.readers[node.name]
             if len(readers) != 1 or not isinstance(readers[0], fixed.FixedLIF | fixed.FixedReadout):
                 found = ", ".join(reader.name for reader in readers)
+                if any(isinstance(reader, fixed.Received) for reader in readers):
+                    what = "neurons that add up what a host receives have no core yet"
+                    raise CapabilityError(what, where=node.name, found=found)
                 raise CapabilityError("a connection leads to one population", where=node.name, found=found)
 
 

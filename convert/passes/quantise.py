@@ -21,9 +21,10 @@ from avsnn.convert.ir.fixed_interpreter import connect, filled, product
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret, values
 from avsnn.convert.ir.node import Array, Node
-from avsnn.convert.passes.currents import arriving, spike_sources, terms, unit
+from avsnn.convert.passes.currents import Sent, arriving, spike_sources, terms, unit
 from avsnn.convert.passes.integer_formats import Target
 from avsnn.convert.passes.populations import Candidate, Populations
+from avsnn.convert.passes.quantise_hosts import Hosts
 from avsnn.convert.passes.quantise_products import ATTENDING, integer_product, normed
 from avsnn.convert.passes.thresholds import Spread
 from avsnn.errors import AvsnnError, CapabilityError, QuantizeError, stop
@@ -100,6 +101,7 @@ class _Builder:
         self.calibration = calibration
         self.nodes: dict[str, Node] = {}
         self.scales: list[Scale] = []
+        self.sent: dict[str, Sent] = {}  # by host nodes
         self.calibrated: dict[str, Array] = {}  # what each integer source sends on calibration data, if all were exact
         self.populations = Populations(graph=graph, target=target, spikes=spikes, calibrated=self.calibrated)
 
@@ -115,6 +117,8 @@ class _Builder:
                 self._readout(node)
             case ir.ProductOfMeans():
                 self._multiplied(node)
+            case ir.LayerNorm() | ir.StepGain():
+                self._hosted(node)
             case (
                 ir.Conv2d()
                 | ir.Linear()
@@ -137,12 +141,16 @@ class _Builder:
     def stand_in(self, node: Node) -> None:
         """An input that sends what ``node`` does in the float graph, if others read that."""
         name = f"{node.name}.or" if isinstance(node, ir.MaxPool2d) else node.name
-        if name in self.nodes or not isinstance(node, ir.LIF | ir.MaxPool2d | ir.ProductOfMeans | ir.Readout):
+        kinds = ir.LIF | ir.MaxPool2d | ir.ProductOfMeans | ir.LayerNorm | ir.StepGain | ir.Readout
+        if name in self.nodes or not isinstance(node, kinds):
             return
-        step, high = unit(self.graph, node)
+        real = values(self.graph, self.calibration, self.spikes)[node.name]
+        if isinstance(node, ir.LayerNorm | ir.StepGain):
+            self.sent[name] = Sent(step=max(float(np.abs(real).max(initial=0.0)), 1e-30) / 128, levels=128)
+        what = self.sent.get(name) or unit(self.graph, node)
         common: dict[str, Any] = {"name": name, "shape": node.shape, "origin": node.origin}
-        self.nodes[name] = fixed.FixedInput(**common, coding="sequence", low=0, high=high, step=step)
-        sent = np.rint(values(self.graph, self.calibration, self.spikes)[node.name] / step).astype(np.int64)
+        self.nodes[name] = fixed.FixedInput(**common, coding="sequence", low=0, high=what.levels, step=what.step)
+        sent = np.rint(real / what.step).astype(np.int64)
         self.calibrated[name] = np.broadcast_to(sent, (self.graph.timesteps, *sent.shape[1:]))
 
     def _keep(self, node: Node) -> None:
@@ -235,7 +243,7 @@ class _Builder:
 
     def _weighted(self, node: ir.LIF) -> Candidate:
         """A population that reads weighted sums, and perhaps a neuron that brings its bias."""
-        found = arriving(self.graph, node)
+        found = arriving(self.graph, node, self.sent)
         if found[-1].source == f"{node.name}.bias":
             self._steady(node, found[-1].source)
         held = [self._direct(t.source) for t in found]
@@ -267,13 +275,26 @@ class _Builder:
         self._keep(made)
         self.calibrated[node.name] = product(made, *(self.calibrated[name] for name in made.inputs))
 
+    def _hosted(self, node: ir.LayerNorm | ir.StepGain) -> None:
+        """What a host makes of sums, and synapses read."""
+        parts = [terms(self.graph, name, self.sent) for name in node.inputs]
+        if any(self._direct(term.source) for found in parts for term in found):
+            what = "the host would have to norm what it has not sent yet: an input that is held for a window"
+            raise CapabilityError(what, where=node.origin or node.name, remedy="put neurons before it")
+        hosts = Hosts(graph=self.graph, populations=self.populations)
+        made = hosts.norm(node, parts[0]) if isinstance(node, ir.LayerNorm) else hosts.gain(node, *parts)
+        for new in made.nodes:
+            self._keep(new)
+        self.scales.append(Scale(population=node.name, scale=made.scale, tie=0.0))
+        self.sent[node.name], self.calibrated[node.name] = made.sent, made.calibrated
+
     def _direct(self, name: str) -> bool:
         node = self.nodes[name]
         return isinstance(node, fixed.FixedInput) and node.coding == "direct"
 
     def _readout(self, node: ir.Readout) -> None:
         rows = [self.graph[name] for name in node.inputs]
-        found = [term for row in rows for term in terms(self.graph, row.name)]
+        found = [term for row in rows for term in terms(self.graph, row.name, self.sent)]
         finest = Spread.of(found, self.target.exponents(len(found))).finest
         if finest == 0:
             raise QuantizeError("all read-out weights are zero", where=node.origin or node.name)

@@ -1,7 +1,8 @@
 """Logical time to wall-clock: offsets, delays that balance paths of unequal length, reset phases.
 
-A synapse costs one step, as does a product; one that needs the whole window (attention over time) costs T. So a
-population receives step t of sample k at wall step ``k T + t + offset`` with::
+A synapse costs one step, as does a product, and a host that answers in the step it is asked; a product that needs the
+whole window (attention over time) costs T. So a population receives step t of sample k at wall step
+``k T + t + offset`` with::
 
     offset(population) = max over its connections of offset(source) + cost   (inputs and held currents: 0)
     delay(synapse)     = offset(population) - offset(source) - cost          (0 on the longest path)
@@ -53,12 +54,12 @@ def schedule(
     nodes: dict[str, Node] = {}
     inserted: list[Balance] = []
     for node in graph.nodes:
-        if isinstance(node, fixed.Product):
+        if isinstance(node, fixed.Product) and not isinstance(node, fixed.Received):
             ready = max(offsets[name] for name in node.inputs)
             offsets[node.name] = ready + (graph.timesteps if node.windowed else 1)
             waits_of = tuple(ready - offsets[name] for name in node.inputs)
             nodes[node.name] = replace(node, delays=waits_of, offset=offsets[node.name])
-        elif isinstance(node, fixed.FixedLIF | fixed.FixedReadout):
+        elif isinstance(node, fixed.FixedLIF | fixed.FixedReadout | fixed.Received):
             offset = max((offsets[name] for name in node.inputs), default=0)
             waits = {name: offset - offsets[name] for name in node.inputs}
             for name, wait in waits.items():
@@ -72,8 +73,8 @@ def schedule(
                 elif wait:
                     what = "a held current cannot wait for the spikes of later layers"
                     refuse(CapabilityError(what, where=name, found=node.name))
-            offsets[node.name] = offset
-            nodes[node.name] = _place(node, offset, graph.timesteps)
+            placed = _place(node, offset, graph.timesteps)
+            nodes[node.name], offsets[node.name] = placed, placed.offset
         else:
             step = 1 if isinstance(node, fixed.Synapse) else 0
             offsets[node.name] = max((offsets[name] for name in node.inputs), default=0) + step
@@ -86,7 +87,11 @@ def depth(graph: Graph) -> int:
     return max((n.offset for n in graph if isinstance(n, fixed.FixedLIF | fixed.FixedReadout)), default=0)
 
 
-def _place(node: fixed.FixedLIF | fixed.FixedReadout, offset: int, T: int) -> Node:
+def _place(
+    node: fixed.FixedLIF | fixed.FixedReadout | fixed.Received, offset: int, T: int
+) -> fixed.FixedLIF | fixed.FixedReadout | fixed.Received:
+    if isinstance(node, fixed.Received):  # to the host and back
+        return replace(node, offset=offset + 1)
     if isinstance(node, fixed.FixedReadout):
         return replace(node, offset=offset)
     return replace(node, offset=offset, reset_interval=T, reset_phase=offset % T)

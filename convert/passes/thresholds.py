@@ -236,7 +236,7 @@ class Thresholds:
 
     def room(self, threshold: float, found: list[Term], bias: float) -> int:
         """Largest threshold for which no input whatever can push current and bias out of u or v."""
-        reach = sum(np.abs(t.weight).reshape(len(t.weight), -1).sum(axis=1).max() * t.levels for t in found)
+        reach = sum(t.reach for t in found)
         return int(HEADROOM * self.state_room / max(float(reach) + bias, 1e-30) * threshold)
 
 

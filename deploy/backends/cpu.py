@@ -4,7 +4,7 @@ The whole wall clock is simulated: streams of samples back to back, delays, rese
 layers. Because no connection leads backwards, layers are run one after the other over all wall steps instead of all
 layers step by step; what each neuron sees is the same. Then logical time is cut out of the wall clock.
 Sums and products are made by BLAS in floats that cannot round (`exact_sums`, `exact_products`), neurons by
-`hw_profiles.fixed_point`.
+`hw_profiles.fixed_point`, what a host answers by `received`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from avsnn.convert.ir.fixed_nodes import (
     FixedReadout,
     HeldCurrent,
     Product,
+    Received,
     Synapse,
 )
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.kernels import per_channel
-from avsnn.convert.ir.node import Array, Node
+from avsnn.convert.ir.node import Array, Node, Shape
+from avsnn.deploy.backends import received
 from avsnn.deploy.backends.base import Execution, Progress
 from avsnn.deploy.backends.cpu_plan import PART_BYTES, Plan, make_plan, output_delay, population_names
 from avsnn.deploy.backends.exact_sums import ExactSums
@@ -128,6 +130,10 @@ class _Part:
                         self._count(node, 0, sent[node.name] != 0)
                 case HeldCurrent():
                     held[node.name] = _held(self.plan.sums[node.name], inputs[node.inputs[0]][samples])
+                case Received():
+                    sent[node.name] = self._hosted(node, sent, held)
+                    if node.name in result.counts:
+                        self._count(node, node.offset, sent[node.name] != 0)
                 case Product():
                     factors = [sent[name] for name in node.inputs]
                     sent[node.name] = self.plan.products[node.name].on_the_wall(factors, self.plan.layout.steps)
@@ -182,7 +188,7 @@ class _Part:
         block = self._block(node.inputs)
         for w in range(layout.steps):
             if w % block == 0:
-                a = self._currents(node, sent, held, w, min(w + block, layout.steps), dtype)
+                a = self._currents(node.inputs, node.shape, sent, held, w, min(w + block, layout.steps), dtype)
             if node.reset_interval and w % node.reset_interval == node.reset_phase:
                 u, v, fired = zero, zero, None
             if node.steps and (w - node.reset_phase) % node.reset_interval >= node.steps:
@@ -209,6 +215,20 @@ class _Part:
             layout.store(spikes, node.offset, self.first, self.result.spikes[node.name])
         return spikes
 
+    def _hosted(self, node: Received, sent: Mapping[str, Array], held: Mapping[str, Array]) -> Array:
+        """What a host sends at every wall step: made of what arrived in the step before."""
+        layout, streams = self.plan.layout, self.last - self.first
+        y = np.zeros((layout.steps, streams, *node.shape), received.message_dtype(node))
+        block = max(1, BLOCK_BYTES // max(1, received.WORKING_BYTES * math.prod(node.shape) * streams))
+        for first in range(0, layout.steps, block):
+            stop = min(first + block, layout.steps)
+            arrived = [
+                self._currents(names, shape, sent, held, first - 1, stop - 1, np.int64)
+                for names, shape in received.groups(self.plan.graph, node)
+            ]
+            y[first:stop] = received.sends(node, arrived)
+        return y
+
     def _bias(self, node: FixedLIF, held: Mapping[str, Array]) -> list[Array]:
         """Bias in units of v: one array, or, if the host writes biases, one per sample and one for the tail."""
         constant = per_channel(node.bias_mant.astype(np.int64), len(node.shape)) << node.bias_exp
@@ -225,17 +245,18 @@ class _Part:
 
     def _currents(
         self,
-        node: FixedLIF | FixedReadout,
+        names: tuple[str, ...],
+        shape: Shape,
         sent: Mapping[str, Array],
         held: Mapping[str, Array],
         begin: int,
         end: int,
         dtype: type[np.int32] | type[np.int64],
     ) -> Array:
-        """Synaptic input at wall steps [begin, end)."""
-        a = np.zeros((end - begin, self.last - self.first, *node.shape), dtype)
+        """What ``names`` deliver to neurons of ``shape`` at wall steps [begin, end); nothing before step 0."""
+        a = np.zeros((end - begin, self.last - self.first, *shape), dtype)
         layout = self.plan.layout
-        for source in self.plan.graph.sources(node):
+        for source in map(self.plan.graph.__getitem__, names):
             if isinstance(source, Synapse):
                 self._arrive(source, sent[source.inputs[0]], begin, a)
             elif isinstance(source, Product):
@@ -275,7 +296,7 @@ class _Part:
         block = self._block(node.inputs)
         for w in range(0, layout.steps, block):
             end = min(w + block, layout.steps)
-            total[w:end] = self._currents(node, sent, held, w, end, np.int64)
+            total[w:end] = self._currents(node.inputs, node.shape, sent, held, w, end, np.int64)
         steps = np.moveaxis(layout.to_windows(total, node.offset), 1, 0)
         windows = node.over_window(steps) + per_channel(node.bias, len(node.shape))
         layout.per_sample(windows, self.first, self.result.outputs[node.name])

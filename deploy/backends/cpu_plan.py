@@ -15,10 +15,12 @@ from avsnn.convert.ir.fixed_nodes import (
     FixedReadout,
     HeldCurrent,
     Product,
+    Received,
     Synapse,
 )
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
+from avsnn.deploy.backends import received
 from avsnn.deploy.backends.exact_products import ExactProduct
 from avsnn.deploy.backends.exact_sums import ExactSums
 from avsnn.deploy.backends.streams import Streams, lay_out
@@ -49,7 +51,8 @@ class Plan:
         """What one stream keeps of one wall step: messages, and two int32 where states are recorded."""
         populations = sum(math.prod(n.shape) * (9 if n.name in self.record else 1) for n in self.graph.of(FixedLIF))
         inputs = sum(8 * math.prod(n.shape) for n in self.graph.of(FixedInput))
-        return populations + inputs + sum(product.bytes_per_step for product in self.products.values())
+        hosts = sum(received.message_dtype(n).itemsize * math.prod(n.shape) for n in self.graph.of(Received))
+        return populations + inputs + hosts + sum(product.bytes_per_step for product in self.products.values())
 
 
 def make_plan(graph: Graph, inputs: Mapping[str, Array], record: frozenset[str], streams: int | None) -> Plan:
@@ -90,11 +93,15 @@ def _arithmetic(
 ) -> tuple[Mapping[str, ExactSums], Mapping[str, ExactProduct]]:
     """What computes each connection and each product, with the largest message that each can be given."""
     peaks = {name: max(1, int(np.abs(inputs[name]).max(initial=0))) for name in inputs}
-    sums, products = {}, {}
+    sums: dict[str, ExactSums] = {}
+    products: dict[str, ExactProduct] = {}
     for node in graph.nodes:
         _check_node(graph, node)
         shapes = tuple(source.shape for source in graph.sources(node))
-        if isinstance(node, Product):
+        if isinstance(node, Received):
+            received.check(graph, node, {name: sums[name].bound for name in node.inputs})
+            peaks[node.name] = node.levels
+        elif isinstance(node, Product):
             products[node.name] = ExactProduct(node=node, source_shapes=shapes, timesteps=graph.timesteps)
             peaks[node.name] = max(1, products[node.name].bound)
         elif isinstance(node, Synapse | HeldCurrent):
@@ -166,6 +173,8 @@ def _check_node(graph: Graph, node: Node) -> None:
             allowed = (FixedInput, FixedLIF, Product)
             if node.delay < 0 or (isinstance(node, FixedLinear) and (output_delay(node) < 0).any()):
                 raise InputError("negative delay", where=node.name)
+        case Received():
+            allowed = (Synapse,)
         case Product():
             allowed = (FixedLIF,)
         case FixedLIF():

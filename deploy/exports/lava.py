@@ -29,8 +29,15 @@ from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.kernels import image_shape, per_channel
 from avsnn.convert.ir.node import Array, Node
 from avsnn.deploy.exports.lava_groups import split_groups
-from avsnn.deploy.exports.lava_limits import check_population, check_readout, check_synapse, message_bits, needs_guard
-from avsnn.deploy.exports.lava_products import product_row
+from avsnn.deploy.exports.lava_limits import (
+    check_host,
+    check_population,
+    check_readout,
+    check_synapse,
+    message_bits,
+    needs_guard,
+)
+from avsnn.deploy.exports.lava_products import host_row, product_row
 from avsnn.errors import BackendError, CapabilityError, InputError
 
 FORMAT = 1
@@ -89,6 +96,10 @@ def lower(graph: Graph) -> tuple[dict[str, Any], dict[str, Array]]:
                 table, row = "currents", _current(graph, node, arrays)
             case fixed.Synapse():
                 table, row = "synapses", _synapse(graph, node, arrays)
+            case fixed.Received():
+                _sources(graph, node, (fixed.Synapse,))
+                check_host(graph, node)
+                table, row = "products", host_row(graph, node, arrays.add)
             case fixed.Product():
                 _sources(graph, node, (fixed.FixedLIF,))
                 table, row = "products", product_row(graph, node, arrays.add)

@@ -6,6 +6,7 @@ read the groups instead: ``(sum_e (mant_e << e)) x = sum_e ((mant_e x) << e)``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -23,8 +24,15 @@ def split_groups(graph: Graph) -> Graph:
         parts = _groups(node) if isinstance(node, fixed.Synapse) else (node,)
         names[node.name] = tuple(part.name for part in parts)
         nodes += parts
-    read = (replace(node, inputs=tuple(part for name in node.inputs for part in names[name])) for node in nodes)
-    return replace(graph, nodes=tuple(read))
+    return replace(graph, nodes=tuple(_reading(node, names) for node in nodes))
+
+
+def _reading(node: Node, names: Mapping[str, tuple[str, ...]]) -> Node:
+    """The node with the groups of all that it reads."""
+    inputs = tuple(part for name in node.inputs for part in names[name])
+    if isinstance(node, fixed.FixedStepGain):
+        return replace(node, inputs=inputs, factors=sum(len(names[name]) for name in node.inputs[: node.factors]))
+    return replace(node, inputs=inputs)
 
 
 def _groups(node: fixed.Synapse) -> tuple[Node, ...]:

@@ -120,6 +120,15 @@ def check_readout(graph: Graph, node: fixed.FixedReadout) -> None:
     _arriving(graph, node)
 
 
+def check_host(graph: Graph, node: fixed.Received) -> None:
+    """Raise unless what a host receives in a step fits Lava's int32 messages.
+
+    Raises:
+        QuantizeError: it may not.
+    """
+    _arriving(graph, node)
+
+
 def message_bits(graph: Graph, source: Node) -> int:
     """0 for spikes; bits of the largest magnitude for integers."""
     found = _range(graph, source)

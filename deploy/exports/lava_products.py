@@ -1,7 +1,7 @@
 """A product of a scheduled graph to the row of ``network.json`` that its Lava Process is built from.
 
 Each kind of product has one Process in ``lava_runtime/products``; what distinguishes two products of a kind are sizes,
-gain and times, and for the host's currents from vectors of length 1 their weights. Messages are int32 in Lava: a
+gain and times, and for what a host does its constants. Messages are int32 in Lava: a
 product that could form a larger one is an error here.
 """
 
@@ -11,19 +11,24 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from avsnn.convert.intervals import Interval, of_product
+import numpy as np
+
+from avsnn.convert.intervals import Interval, sends
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.graph import Graph
+from avsnn.convert.ir.kernels import per_channel
 from avsnn.convert.ir.node import Array, Node, Shape
 from avsnn.errors import CapabilityError, DomainError, InputError, QuantizeError
 
 MESSAGE_LIMIT = 2**31
+HOST_PROCESSES = {"FixedLayerNorm": "LayerNorm", "FixedStepGain": "StepGain"}
 KNOWN = (
     fixed.FixedAttention,
     fixed.FixedAttentionMap,
     fixed.FixedMappedValues,
     fixed.FixedProductOfSums,
     fixed.FixedUnitCurrent,
+    fixed.Received,
 )
 UNIT_PROCESSES = {1: "UnitCurrent", 2: "PairedUnitCurrent"}
 
@@ -59,6 +64,40 @@ def product_row(graph: Graph, node: fixed.Product, store: Callable[[Array], str]
     return row | {"window": window, "start": node.offset if node.windowed else 0}
 
 
+def host_row(graph: Graph, node: fixed.Received, store: Callable[[Array], str]) -> dict[str, Any]:
+    """What `product_row` returns, of a host that reads synapses; ``joined``: how many of these each port adds up.
+
+    Raises:
+        InputError: synapses of other shapes, or delays, which a host does not have.
+        CapabilityError: a host without a Process.
+        QuantizeError: squares of sums, or messages, that lose bits.
+    """
+    shapes = [source.shape for source in graph.sources(node)]
+    size = math.prod(node.shape)
+    sizes: dict[str, int]
+    match node:
+        case fixed.FixedLayerNorm():
+            joined, wanted = [len(shapes)], [node.shape] * len(shapes)
+            sizes = {"channels": node.shape[0], "size": size, "shift": node.shift, "eps": node.eps}
+            sizes |= {"variant": int(node.variant)}
+            bias = np.broadcast_to(per_channel(node.bias, len(node.shape)), node.shape)
+        case fixed.FixedStepGain():
+            joined = [node.factors, len(shapes) - node.factors]
+            wanted = [node.shape] * joined[0] + [(1,)] * joined[1]
+            sizes = {"size": size, "shift": node.shift}
+            bias = node.bias
+        case _:
+            raise _unknown(node)
+    if shapes != wanted or min(joined) < 1 or any(node.delays):
+        raise InputError("what a host receives does not fit", where=node.name, found=f"{shapes}, delays {node.delays}")
+    peak = max(node.levels, message_range(graph, node).peak)
+    if peak >= MESSAGE_LIMIT:
+        raise QuantizeError("messages may leave 32 bits", where=node.name, found=peak, limit=MESSAGE_LIMIT - 1)
+    row: dict[str, Any] = {"kind": HOST_PROCESSES[node.kind], "inputs": list(node.inputs), "joined": joined}
+    row |= {"sizes": sizes, "gain": int(node.gain), "delays": [0] * len(joined), "window": 1, "start": 0}
+    return row | {"arrays": {"bias": store(bias.reshape(-1))}}
+
+
 def message_range(graph: Graph, node: fixed.Product) -> Interval:
     """Smallest and largest integers that a product of spikes can send.
 
@@ -69,9 +108,9 @@ def message_range(graph: Graph, node: fixed.Product) -> Interval:
     if not isinstance(node, KNOWN):
         raise _unknown(node)
     try:
-        return of_product(node, [Interval.of(source.shape, 0, 1) for source in graph.sources(node)], graph.timesteps)
+        return sends(graph, node)
     except DomainError as error:
-        raise QuantizeError("sums may leave 64 bits", where=node.name, found=error.found, limit=error.limit) from error
+        raise QuantizeError(error.what, where=node.name, found=error.found, limit=error.limit) from error
 
 
 def _kind(node: fixed.Product, flat: list[tuple[int, int]]) -> tuple[str, Mapping[str, int], bool]:

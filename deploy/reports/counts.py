@@ -18,11 +18,13 @@ import numpy.typing as npt
 
 from avsnn.convert.ir.fixed_nodes import (
     FixedInput,
+    FixedLayerNorm,
     FixedLIF,
     FixedReadout,
     FixedUnitCurrent,
     HeldCurrent,
     Product,
+    Received,
     Synapse,
 )
 from avsnn.convert.ir.graph import Graph
@@ -35,6 +37,7 @@ from avsnn.errors import InputError
 
 __all__ = ["TOTALS", "Counts", "HostCount", "PopulationCount", "ProductCount", "SynapseCount", "count"]
 
+HOSTED = (HeldCurrent, FixedUnitCurrent, Received)
 Counts64 = npt.NDArray[np.int64]
 
 
@@ -81,8 +84,10 @@ def count(
     return Counts(
         synapses=tuple(_synapse(node, graph, seen) for node in graph.of(Synapse)),
         populations=tuple(_population(node, graph, seen, driven, steps * samples) for node in graph.of(FixedLIF)),
-        hosts=tuple(_host(n, graph, samples) for n in graph if isinstance(n, HeldCurrent | FixedUnitCurrent)),
-        products=tuple(_product(node, graph, seen, samples) for node in graph.of(Product)),
+        hosts=tuple(_host(n, graph, samples) for n in graph if isinstance(n, HOSTED)),
+        products=tuple(
+            _product(node, graph, seen, samples) for node in graph.of(Product) if not isinstance(node, Received)
+        ),
         samples=samples,
         steps=steps,
     )
@@ -196,14 +201,29 @@ def _population(node: FixedLIF, graph: Graph, seen: _Seen, driven: bool, times: 
     )
 
 
-def _host(node: HeldCurrent | FixedUnitCurrent, graph: Graph, samples: int) -> HostCount:
+def _host(node: Node, graph: Graph, samples: int) -> HostCount:
+    if isinstance(node, Received):
+        return _in_every_step(node, graph.timesteps, samples)
     if not isinstance(node, FixedUnitCurrent):
+        assert isinstance(node, HeldCurrent)
         macs = int(fanout(node, graph[node.inputs[0]].shape)[0].sum())
         return HostCount(name=node.name, macs_per_sample=macs, macs=macs * samples)
     counts = node.weight.shape[1]
     macs = node.weight.size + counts  # each count is squared once
     roots, divisions = len(node.pooled) * samples, counts * samples
     return HostCount(name=node.name, macs_per_sample=macs, macs=macs * samples, roots=roots, divisions=divisions)
+
+
+def _in_every_step(node: Received, timesteps: int, samples: int) -> HostCount:
+    """A layer norm squares and centres each channel and divides it (the variant multiplies); a gain multiplies."""
+    each, tokens, steps = math.prod(node.shape), math.prod(node.shape[1:]), timesteps * samples
+    roots = divisions = 0
+    macs = each * timesteps
+    if isinstance(node, FixedLayerNorm):
+        macs, roots = (3 if node.variant else 2) * macs, tokens * steps
+        divisions = 0 if node.variant else each * steps
+    row = HostCount(name=node.name, macs_per_sample=macs, macs=macs * samples, roots=roots, divisions=divisions)
+    return replace(row, answers=steps, messages=each * steps)
 
 
 def _driven(node: FixedLIF, graph: Graph, seen: _Seen) -> int:
@@ -239,6 +259,8 @@ def _role_of_target(node: Node) -> str:
             return node.role
         case FixedReadout():
             return "readout"
+        case Received():
+            return "host"
         case _:
             raise InputError("a connection must feed a population or the read-out", where=node.name, found=node.kind)
 

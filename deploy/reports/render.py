@@ -175,8 +175,9 @@ def _operations(report: Mapping[str, Any]) -> RenderableType:
         f"SOP stored per sample: {spread['min']:,} to {spread['max']:,}, median {spread['median']:,}" + _graded(counts),
         f"neuron updates per sample: {total['neuron_updates'] / samples:,.0f}, "
         f"of which driven {(total['driven'] or 0) / samples:,.0f}; neurons {total['neurons']:,}",
-        f"on the host, once per sample: {total['host_macs'] / samples:,.0f} multiply-accumulates (first layers)"
+        f"on the host, once per sample: {_host_macs(counts, False) / samples:,.0f} multiply-accumulates (first layers)"
         + _norms(counts),
+        *_answers(counts),
         *_weights(report),
     ]
     return Group(table, Text("\n".join(lines)))
@@ -190,9 +191,30 @@ def _weights(report: Mapping[str, Any]) -> list[str]:
     return [f"{weights:,} weights in {groups} synapse groups of one exponent each, {memory}"] if groups else []
 
 
+def _host_macs(counts: Mapping[str, Any], stepwise: bool) -> int:
+    return sum(row["macs"] for row in counts["hosts"] if bool(row.get("answers")) is stepwise)
+
+
+def _answers(counts: Mapping[str, Any]) -> list[str]:
+    """What the host computes in every step, while the chip waits; nothing where no network does."""
+    rows, samples = [row for row in counts["hosts"] if row.get("answers")], counts["samples"]
+    if not rows:
+        return []
+    answers, messages, roots, divisions = (
+        sum(row[name] for row in rows) / samples for name in ("answers", "messages", "roots", "divisions")
+    )
+    names = ", ".join(row["name"] for row in rows)
+    return [
+        f"on the host, in every step ({names}): {answers:,.0f} round trips per sample, "
+        f"{messages:,.0f} numbers each way, {_host_macs(counts, True) / samples:,.0f} multiply-accumulates, "
+        f"{roots:,.0f} square roots, {divisions:,.0f} divisions; no time below includes the wait"
+    ]
+
+
 def _norms(counts: Mapping[str, Any]) -> str:
     """What scaling counts to length 1 takes on top; nothing where no network does."""
-    roots, divisions = (sum(row.get(name, 0) for row in counts["hosts"]) for name in ("roots", "divisions"))
+    rows = [row for row in counts["hosts"] if not row.get("answers")]
+    roots, divisions = (sum(row.get(name, 0) for row in rows) for name in ("roots", "divisions"))
     each = f"{roots / counts['samples']:,.0f} square roots, {divisions / counts['samples']:,.0f} divisions"
     return f"; counts scaled to length 1: {each}" if roots else ""
 

@@ -87,11 +87,13 @@ class PopulationCount:
 
 @dataclass(frozen=True, kw_only=True)
 class HostCount:
-    """What the host computes once per sample.
+    """What the host computes.
 
-    A directly coded first layer: its products with real (not padded) inputs. Counts scaled to length 1: a square of
-    each and the dense layer behind; a square root per vector and a division per count. All but ``macs_per_sample``
-    are over all samples.
+    Once per sample: a directly coded first layer, its products with real (not padded) inputs; counts scaled to length
+    1, a square of each and the dense layer behind, a square root per vector and a division per count. In every step,
+    ``answers`` of them: a layer norm, two multiply-accumulates (square, distance from the mean) and a division per
+    neuron and a root per token; a gain, a product per neuron. The chip waits for each answer of ``messages`` numbers
+    altogether. All but ``macs_per_sample`` are over all samples.
     """
 
     name: str
@@ -99,6 +101,8 @@ class HostCount:
     macs: int
     roots: int = 0
     divisions: int = 0
+    answers: int = 0
+    messages: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +216,11 @@ class Counts:
     def host_roots(self) -> int:
         """Square roots of the host."""
         return sum(row.roots for row in self.hosts)
+
+    @property
+    def host_answers(self) -> int:
+        """How often the chip waits for the host."""
+        return sum(row.answers for row in self.hosts)
 
     @property
     def host_divisions(self) -> int:

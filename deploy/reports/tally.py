@@ -177,7 +177,11 @@ class Tally:
         """Layers on the host; a chip of scope per_term also has processors that nobody priced."""
         if self.counts.host_roots:
             what = f"{self.counts.host_roots} square roots and {self.counts.host_divisions} divisions"
-            self.skip("host", f"{what}, which scale counts to length 1, have no price")
+            self.skip("host", f"{what}, of norms, have no price")
+        if self.counts.host_answers:
+            self.skip(
+                "host", f"{self.counts.host_answers} round trips to the host have no price, nor has waiting for them"
+            )
         if self.counts.host_macs and "mac" in self.profile.energy_pj:
             return self.constant("host", "dense layers", "mac", self.counts.host_macs)
         if self.counts.host_macs:

@@ -188,7 +188,7 @@ def spoil(graph: Graph, kind: str, rng: np.random.Generator) -> Graph | None:
                 made.append(replace(node, weight_mant=weight))
             case "delay", fixed.Synapse():
                 made.append(replace(node, delay=node.delay + 1))
-            case "delay", fixed.Product() if not isinstance(node, fixed.FixedUnitCurrent):
+            case "delay", fixed.Product() if not isinstance(node, fixed.FixedUnitCurrent | fixed.Received):
                 made.append(replace(node, delays=(node.delays[0] + 1, *node.delays[1:])))
             case "threshold", fixed.FixedLIF(role="neuron"):
                 made.append(replace(node, threshold_mant=node.threshold_mant // 2))
@@ -253,9 +253,10 @@ PARTS = {
     "Conv2d": 0.5, "Linear": 0.9, "Concat": 0.2, "Add": 0.1, "Scale": 0.15, "Normalise": 0.2, "MaxPool2d": 0.1,
     "stride": 0.5, "padding": 0.5, "dilation": 0.4, "groups": 0.3, "average": 0.01, "chain": 0.05, "Flatten": 0.2,
     "MeanSpace": 0.2, "Permute": 0.2, "sum": 0.2, "shortcut": 0.1, "norm on shortcut": 0.03, "norm before": 0.1,
-    "norm after": 0.4, "norm after sum": 0.02, "norm before pool": 0.02, "norm in the answer": 0.2, "DSLN": 0.1,
+    "norm after": 0.4, "norm after sum": 0.02, "norm before pool": 0.01, "norm in the answer": 0.2, "DSLN": 0.1,
     "DSLN positions": 0.05, "space": 0.1, "space, other grids": 0.01, "time": 0.1, "AttentionMap": 0.05,
-    "MappedValues": 0.05, "ProductOfMeans": 0.05, "Unit": 0.1, "hard": 0.7, "subtract": 0.4, "subtract_delayed": 0.4,
+    "MappedValues": 0.05, "ProductOfMeans": 0.05, "Unit": 0.1, "LayerNorm": 0.03,
+    "LayerNorm variant": 0.01, "StepGain": 0.05, "hard": 0.7, "subtract": 0.4, "subtract_delayed": 0.4,
     "strict": 0.4, "not strict": 0.7, "thresholds": 0.3, "decay 0": 0.3, "decay 0.5": 0.5, "decay 1": 0.3,
     "decay": 0.3, "current": 0.2, "current 0.5": 0.2,
     "direct": 0.3, "sequence": 0.3, "graded input": 0.3, "events": 0.1, "other scale": 0.2,

@@ -63,6 +63,11 @@ class Net:
         gamma, beta = rng.uniform(0.6, 1.5, size=c), rng.uniform(0.2, 0.8, size=c)
         return self.add(ir.DSLN, name, source, var=var, gamma=gamma, beta=beta, eps=0.05)
 
+    def layer_norm(self, name: str, source: str, variant: bool = False) -> str:
+        c, rng = self.shape(source)[0], self.rng
+        gamma, beta = rng.uniform(0.6, 1.5, size=c), rng.uniform(-0.2, 0.8, size=c)
+        return self.add(ir.LayerNorm, name, source, gamma=gamma, beta=beta, variant=variant)
+
     def lif(self, name: str, source: str, **options: Any) -> str:
         how = {"decay": 0.5, "gain": 0.5, "threshold": 0.6, **options}
         return self.add(ir.LIF, name, source, **how)
@@ -231,6 +236,35 @@ def windows() -> Graph:
     return net.graph(net.add(ir.Add, "y", (late, net.linear("y.long", net.add(ir.MeanTime, "time", "join"), 3))))
 
 
+def hosts(variant: bool = False) -> Graph:
+    """Layer norms of a sum of spikes in front of a padded convolution, and of weighted sums in front of neurons."""
+    net = Net(1, 3, (2, 4, 4), coding="sequence", step=1.0)
+    net.lif("a", net.conv("c1", "x", 6, 3, padding=(1, 1)))
+    net.lif("b", net.conv("c2", "a", 6, 3, padding=(1, 1)))
+    net.add(ir.Add, "ab", ("a", "b"))
+    net.lif("d", net.conv("c3", net.layer_norm("n1", "ab", variant), 6, 3, padding=(1, 1)))
+    net.add(ir.Add, "both", (net.conv("c4", "d", 6), net.conv("skip", "a", 6)))
+    net.lif("e", net.layer_norm("n2", "both", variant))
+    return answered(net, "e")
+
+
+def gains() -> Graph:
+    """A gain per step, linear in the token means of two populations, of a sum of two."""
+    net = Net(1, 3, (2, 4, 4), coding="sequence", step=1.0)
+    net.lif("a", net.conv("c1", "x", 6, 3, padding=(1, 1)))
+    net.lif("b", net.conv("c2", "a", 6, 3, padding=(1, 1)))
+    net.lif("o", net.conv("c0", "x", 6, 3, padding=(1, 1)))
+    net.add(ir.Add, "ab", ("a", "b"))
+    means = (net.add(ir.MeanSpace, "ma", "ab", (6,)), net.add(ir.MeanSpace, "mo", "o", (6,)))
+    net.add(ir.Concat, "means", means, (12,))
+    net.linear("w", net.linear("v", "means", 6), 1)
+    net.add(ir.StepGain, "gain", ("ab", "w"), (6, 4, 4))
+    net.lif("d", net.conv("c3", "gain", 8), threshold=0.2)
+    net.add(ir.Add, "rest", (net.conv("c4", "d", 6), "gain"))
+    net.lif("e", "rest", threshold=0.4)
+    return answered(net, "e")
+
+
 def resets(reset: str) -> Graph:
     """Three populations in a row with a shortcut; the last decays by a tenth and has a threshold per position."""
     net = Net(7, 4, (2, 3, 3))
@@ -311,6 +345,9 @@ NETWORKS: dict[str, Callable[[], Graph]] = {
     "wide": wide,
     "units": units,
     "windows": windows,
+    "norms": hosts,
+    "variants": lambda: hosts(variant=True),
+    "gains": gains,
     "hard": lambda: resets("hard"),
     "subtract": lambda: resets("subtract"),
     "subtract_delayed": lambda: resets("subtract_delayed"),

@@ -634,6 +634,53 @@ MUTATIONS: tuple[Mutation, ...] = (
         how=arguments(lambda graph, source: (graph, replace(source, steps=0) if hasattr(source, "steps") else source)),
         found="e: quantised = folded: current",
     ),
+    # hosts
+    Mutation(
+        rule="split_layer_norm.split_layer_norm", what="gain forgotten", network="norms",
+        how=nodes(lambda n: replace(n, gamma=0 * n.gamma + 1), ir.BatchNorm),
+        found="d: split_layer_norm changes nothing",
+    ),
+    Mutation(
+        rule="split_layer_norm.split_layer_norm", what="a norm that divides, for one that multiplies",
+        network="variants", how=nodes(lambda n: replace(n, variant=False), ir.LayerNorm),
+        found="d: split_layer_norm changes nothing",
+    ),
+    Mutation(
+        rule="split_layer_norm.is_plain", what="always", network="norms", how=instead(lambda _node: True),
+        found="n1: quantised = folded: message differs",
+    ),
+    *(
+        Mutation(
+            rule="quantise.quantise", what=f"{name} of a host ({network})", network=network,
+            at=f"quantise_hosts.Hosts.{method}",
+            how=after(lambda out, *_a, change=change: replace(
+                out, nodes=(*out.nodes[:-1], change(out.nodes[-1])))), found=found,
+        )
+        for name, network, method, change, found in (
+            ("eps", "norms", "norm", lambda n: replace(n, eps=n.eps + 1), "n1.plain: eps"),
+            ("bias", "norms", "norm", lambda n: replace(n, bias=n.bias - 1), "n1.plain: bias"),
+            ("unit", "norms", "norm", lambda n: replace(n, shift=n.shift - 1), "n1.plain: step"),
+            ("unit of the variant", "variants", "norm", lambda n: replace(n, shift=n.shift + 1), "n1.plain: step"),
+            ("largest message", "norms", "norm", lambda n: replace(n, levels=n.levels - 2), "n1.plain: message"),
+            ("kind", "variants", "norm", lambda n: replace(n, variant=False), "n1.plain: step"),
+            ("one synapse", "norms", "norm", lambda n: replace(n, inputs=n.inputs[:1]), "n1.plain: quantised = folded"),
+            ("bias", "gains", "gain", lambda n: replace(n, bias=n.bias + 1), "gain: bias"),
+            ("unit", "gains", "gain", lambda n: replace(n, shift=n.shift + 1), "gain.identity@a: weight"),
+            ("largest message", "gains", "gain", lambda n: replace(n, levels=n.levels // 2), "gain: message"),
+            ("factors", "gains", "gain", lambda n: replace(n, inputs=(n.inputs[0], *n.inputs[0:1], *n.inputs[2:])),
+             "gain.identity@b: weight"),
+        )
+    ),
+    Mutation(
+        rule="fold_identity.fold_identity", what="spikes of a shortcut to a host halved", network="gains",
+        at="fold_identity._identity", how=after(lambda out, *_a: replace(out, weight=out.weight / 2)),
+        found="d: fold_identity changes nothing",
+    ),
+    Mutation(
+        rule="schedule.schedule", what="a host that answers at once", network="norms",
+        how=nodes(lambda n: replace(n, offset=n.offset - 1), fixed.Received),
+        found="n1.plain, from n1.plain.identity@a: arrives at another step",
+    ),
     # lower_attention
     Mutation(
         rule="lower_attention.lower_attention", what="neurons that fire when a spike is missing", network="stock space",

@@ -126,7 +126,9 @@ def test_a_maximum_behind_a_norm_was_unsupported_though_it_converts() -> None:
 
 def test_a_norm_that_no_fold_can_move_is_named_once_and_what_is_behind_it_is_tried() -> None:
     graph = changed(spiking_graph(1, depth=4, T=3), "p3", threshold=np.array([[[1.0]], [[-1.0]]]))
-    norm = ir.LayerNorm(name="norm", inputs=("p0",), shape=(2, 5, 5), gamma=np.ones(2), beta=np.zeros(2))
+    norm = ir.DSLN(
+        name="norm", inputs=("p0",), shape=(2, 5, 5), var=np.ones((5, 5)), gamma=np.ones(2), beta=np.zeros(2)
+    )
     nodes = [replace(n, inputs=("norm",)) if n.name == "c1" else n for n in graph]
     nodes.insert(3, norm)
     done = check(of_graph(replace(graph, nodes=tuple(nodes), stage="traced"), "net"), LOIHI2, inputs_for(graph, 0))

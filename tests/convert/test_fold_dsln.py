@@ -248,13 +248,3 @@ def test_what_a_variance_per_position_cannot_fold_into_is_named() -> None:
     other = lif("first", name="other")
     with pytest.raises(CapabilityError, match=r"^norm: .*but first in front of it feeds others as well"):
         fold_dsln(residual(rng, first, other, norm(rng, "first"), lif("norm")))
-
-
-@pytest.mark.parametrize("variant", [False, True])
-def test_a_layer_norm_is_refused_with_what_would_fold(variant: bool) -> None:
-    rng = np.random.default_rng(3)
-    late = ir.LayerNorm(
-        name="norm", inputs=("sum",), shape=SHAPE, gamma=np.ones(CHANNELS), beta=np.zeros(CHANNELS), variant=variant
-    )
-    with pytest.raises(CapabilityError, match=r"^norm: .*deviation of the moment.*norm='dsln'.*norm='batch'"):
-        fold_dsln(residual(rng, late, conv1(rng, "norm"), lif("fc")))

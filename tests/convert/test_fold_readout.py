@@ -155,25 +155,37 @@ def test_a_head_without_a_mean_over_time_is_refused() -> None:
 
 def test_what_is_not_linear_behind_the_spikes_is_refused() -> None:
     rng = np.random.default_rng(0)
-    late = ir.LayerNorm(name="norm", inputs=("a",), shape=SHAPE, gamma=np.ones(2), beta=np.zeros(2))
+    late = ir.AttentionMap(name="norm", inputs=("a", "a"), shape=SHAPE, heads=1, bias=np.zeros(1))
     nodes = (
         ir.Input(name="x", shape=SHAPE), *population("a", rng), late, *mean_tokens("norm", SHAPE, "tokens"),
         ir.MeanTime(name="time", inputs=("tokens",), shape=(2,)),
     )  # fmt: skip
     graph = Graph(nodes=nodes, outputs=("time",), timesteps=3, stage="traced")
-    with pytest.raises(CapabilityError, match=r"^norm: only averages, sums and linear layers.*found LayerNorm"):
+    with pytest.raises(CapabilityError, match=r"^norm: only averages, sums and linear layers.*found AttentionMap"):
         fold_readout(graph)
 
 
-def test_a_gain_of_the_moment_and_a_second_mean_over_time_are_refused() -> None:
+def test_what_a_host_sends_is_read_as_spikes_are() -> None:
     rng = np.random.default_rng(0)
-    gain = ir.Linear(name="w", inputs=("a",), shape=(1,), weight=rng.normal(size=(1, 24)), bias=np.zeros(1))
+    gain = ir.Linear(name="w", inputs=("a",), shape=(1,), weight=rng.normal(size=(1, 24)), bias=np.ones(1))
     weighed = ir.StepGain(name="weigh", inputs=("a", "w"), shape=SHAPE)
+    norm = ir.LayerNorm(name="norm", inputs=("a",), shape=SHAPE, gamma=np.ones(2), beta=np.zeros(2))
+    both = ir.Add(name="both", inputs=("weigh", "norm"), shape=SHAPE)
     time = ir.MeanTime(name="time", inputs=("tokens",), shape=(2,))
     first: tuple[Node, ...] = (ir.Input(name="x", shape=SHAPE), *population("a", rng))
-    nodes = (*first, gain, weighed, *mean_tokens("weigh", SHAPE, "tokens"), time)
-    with pytest.raises(CapabilityError, match=r"^weigh: a gain that the network computes at every step"):
-        fold_readout(Graph(nodes=nodes, outputs=("time",), timesteps=3, stage="traced"))
+    nodes = (*first, gain, weighed, norm, both, *mean_tokens("both", SHAPE, "tokens"), time)
+    graph = Graph(nodes=nodes, outputs=("time",), timesteps=3, stage="traced")
+    x = {"x": rng.random((4, *SHAPE))}
+    expected, found = interpret(graph, x), interpret(fold_readout(graph), x)
+    assert {0, 1} == set(np.unique(expected.spikes["a"]))
+    assert np.abs(found.outputs["time"] - expected.outputs["time"]).max() <= 1e-12
+    assert {n.inputs[0] for n in fold_readout(graph).of(ir.Linear)} >= {"weigh", "norm"}
+
+
+def test_a_second_mean_over_time_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    time = ir.MeanTime(name="time", inputs=("tokens",), shape=(2,))
+    first: tuple[Node, ...] = (ir.Input(name="x", shape=SHAPE), *population("a", rng))
     twice = (*first, *mean_tokens("a", SHAPE, "tokens"), time, replace(time, name="again", inputs=("time",)))
     with pytest.raises(CapabilityError, match=r"^time: .*found a second mean over time"):
         fold_readout(Graph(nodes=twice, outputs=("again",), timesteps=3, stage="traced"))

@@ -112,14 +112,16 @@ class Network:
         self.sources[row["name"]] = synapse.a_out
 
     def add_product(self, row):
-        """Add a product of populations."""
+        """Add a product of populations, or what a host makes of synapses: several may add up in one of its ports."""
         from products.process import KINDS
 
         timing = {name: row[name] for name in ("gain", "delays", "window", "start")}
         arrays = {argument: self.arrays[name] for argument, name in row.get("arrays", {}).items()}
         process = self.add(KINDS[row["kind"]](**row["sizes"], **timing, **arrays))
-        for factor, source in zip(process.FACTORS, row["inputs"], strict=True):
-            self.sources[source].connect(getattr(process, factor))
+        joined = row.get("joined", [1] * len(row["inputs"]))
+        ports = np.repeat(process.FACTORS, joined).tolist()
+        for port, source in zip(ports, row["inputs"], strict=True):
+            self.sources[source].connect(getattr(process, port))
         self.sources[row["name"]] = process.out
 
     def add_population(self, row):

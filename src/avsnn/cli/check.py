@@ -21,11 +21,11 @@ from rich.table import Table
 
 from avsnn.cli.inputs import as_values, check_count, load_npz
 from avsnn.convert.check import UNSUPPORTED, Checked, Traced, check, of_graph
-from avsnn.convert.ir.fixed_nodes import Product
+from avsnn.convert.ir.fixed_nodes import Product, Received
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array
 from avsnn.convert.risks import Risk
-from avsnn.deploy.capability import REFUSED, answers, wide_messages
+from avsnn.deploy.capability import REFUSED, REMEDIES, answers, wide_messages
 from avsnn.errors import InputError, TraceError
 from avsnn.hw_profiles.profile import Profile, load_profile
 
@@ -82,13 +82,16 @@ def _abilities(graph: Graph, profile: Profile) -> Iterator[Risk]:
     for each in answers(graph, profile):
         why = f" ({each.reason})" if each.reason else ""
         if each.answer == REFUSED:
-            yield Risk(node=each.node, reason=f"{each.kind}: {profile.id} refuses it{why}", surely=True)
+            reason, suggestion = f"{each.kind}: {profile.id} refuses it{why}", REMEDIES.get(each.kind, "")
+            yield Risk(node=each.node, reason=reason, suggestion=suggestion, surely=True)
         elif each.answer == "microcode":
             reason = f"{each.kind}: no stock process of {profile.id} does it; it needs microcode"
             yield Risk(node=each.node, reason=reason + why)
         elif each.answer == "host" and isinstance(graph[each.node], Product):
-            reason = f"{each.kind}: {profile.id} sends spikes to the host and waits for a current from it"
-            yield Risk(node=each.node, reason=reason + why)
+            sums = isinstance(graph[each.node], Received)
+            what, back = ("sums", "messages") if sums else ("spikes", "a current")
+            reason = f"{each.kind}: {profile.id} sends {what} to the host and waits for {back} from it"
+            yield Risk(node=each.node, reason=reason + why, suggestion=REMEDIES.get(each.kind, ""))
     for error in wide_messages(graph, profile):
         reason = f"{error.what}, found {error.found}, limit {error.limit}"
         yield Risk(node=error.where, reason=reason, suggestion=error.remedy, surely=True)

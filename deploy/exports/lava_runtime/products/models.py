@@ -13,10 +13,12 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 from products.process import (
     AttentionMap,
+    LayerNorm,
     MappedValues,
     PairedUnitCurrent,
     ProductOfSums,
     SpaceAttention,
+    StepGain,
     TimeAttention,
     UnitCurrent,
 )
@@ -225,3 +227,54 @@ class PyPairedUnitCurrentModel(UnitCurrents):
     def run_spk(self):
         """One step."""
         self.exchange(self.x, self.y)
+
+
+@implements(proc=LayerNorm, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyLayerNormModel(Windows):
+    """One token after the other; a root and a division are all that is not of integers."""
+
+    x: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+    def run_spk(self):
+        """One step."""
+        self.exchange(self.x)
+
+    def form(self, x):
+        """Sums of one step to messages."""
+        given = self.proc_params
+        n = given["channels"]
+        tokens = (x[0] + given["bias"]).reshape(n, -1).T
+        found = np.zeros(tokens.shape, dtype=np.int64)
+        for place, token in enumerate(tokens):
+            total = int(token.sum())
+            root = math.sqrt(n * int(np.dot(token, token)) - total**2 + given["eps"])
+            apart = (n * token - total).astype(np.float64)  # below 2^53, as is what follows
+            if given["variant"]:
+                found[place] = np.round(apart * root / 2.0 ** given["shift"])  # halves to even
+            elif root > 0:
+                found[place] = np.round(apart * 2.0 ** given["shift"] / root)
+        return found.T
+
+
+@implements(proc=StepGain, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyStepGainModel(Windows):
+    """One number for all."""
+
+    x: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    w: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+    def run_spk(self):
+        """One step."""
+        self.exchange(self.x, self.w)
+
+    def form(self, x, w):
+        """Sums of one step to messages."""
+        given = self.proc_params
+        gain = (int(w[0, 0]) + int(given["bias"][0]) + 2 ** given["shift"] // 2) // 2 ** given["shift"]
+        return x * gain

@@ -108,5 +108,43 @@ class PairedUnitCurrent(UnitCurrent):
     FACTORS = ("x", "y")
 
 
+class LayerNorm(Product):
+    """The host's share of a layer norm: sums of synapses to deviations from their mean, over the channels of a token.
+
+    With ``x = received + bias``, ``z = n x - sum x`` and ``r = sqrt(n sum x^2 - (sum x)^2 + eps)`` over n channels:
+    ``out = gain rint(2^shift z / r)``, 0 where r is 0; where ``variant``, ``out = gain rint(2^-shift z r)``.
+
+    Args:
+        channels: n.
+        size: neurons, n of every token.
+        shift: bits.
+        eps: integer.
+        variant: 0 or 1.
+        bias: integers (size,).
+    """
+
+    FACTORS = ("x",)
+
+    def __init__(self, *, channels, size, shift, eps, variant, bias, **common):
+        own = {"channels": channels, "shift": shift, "eps": eps, "variant": variant, "bias": bias}
+        super().__init__(sizes=(size, size), **own, **common)
+
+
+class StepGain(Product):
+    """The host's share of a gain that differs from step to step: ``out = gain x ((w + bias + half) >> shift)``.
+
+    Args:
+        size: neurons; w is one number.
+        shift: bits; half is ``2^(shift - 1)``, or 0 where shift is 0.
+        bias: integers (1,).
+    """
+
+    FACTORS = ("x", "w")
+
+    def __init__(self, *, size, shift, bias, **common):
+        super().__init__(sizes=(size, 1, size), shift=shift, bias=bias, **common)
+
+
 _ATTENDING = (SpaceAttention, TimeAttention, AttentionMap, MappedValues)
-KINDS = {kind.__name__: kind for kind in (*_ATTENDING, ProductOfSums, UnitCurrent, PairedUnitCurrent)}
+_HOSTED = (UnitCurrent, PairedUnitCurrent, LayerNorm, StepGain)
+KINDS = {kind.__name__: kind for kind in (*_ATTENDING, ProductOfSums, *_HOSTED)}
