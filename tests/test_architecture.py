@@ -16,7 +16,7 @@ from avsnn.convert.ir.storage import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("train", "convert", "deploy", "hw_profiles")
-BASES = {fixed_nodes.Synapse, fixed_nodes.Product}  # named in tables only through their children
+BASES = {fixed_nodes.Synapse, fixed_nodes.Product, fixed_nodes.Received}  # named in tables only through their children
 
 
 def python(code: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

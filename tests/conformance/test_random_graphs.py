@@ -256,7 +256,7 @@ PARTS = {
     "norm after": 0.4, "norm after sum": 0.02, "norm before pool": 0.01, "norm in the answer": 0.2, "DSLN": 0.1,
     "DSLN positions": 0.05, "space": 0.1, "space, other grids": 0.01, "time": 0.1, "AttentionMap": 0.05,
     "MappedValues": 0.05, "ProductOfMeans": 0.05, "Unit": 0.1, "LayerNorm": 0.03,
-    "LayerNorm variant": 0.01, "StepGain": 0.05, "hard": 0.7, "subtract": 0.4, "subtract_delayed": 0.4,
+    "LayerNorm variant": 0.01, "StepGain": 0.02, "hard": 0.7, "subtract": 0.4, "subtract_delayed": 0.4,
     "strict": 0.4, "not strict": 0.7, "thresholds": 0.3, "decay 0": 0.3, "decay 0.5": 0.5, "decay 1": 0.3,
     "decay": 0.3, "current": 0.2, "current 0.5": 0.2,
     "direct": 0.3, "sequence": 0.3, "graded input": 0.3, "events": 0.1, "other scale": 0.2,
