@@ -44,5 +44,7 @@ def _details(node: Node) -> str:
 def _array(value: Array) -> str:
     if value.size == 1:
         return f"{value.ravel()[0]:.6g}"
+    if not value.size:
+        return f"({'x'.join(map(str, value.shape))})"
     low, high = value.min(), value.max()
     return f"({'x'.join(map(str, value.shape))}: {low:.4g}..{high:.4g})"

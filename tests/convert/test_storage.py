@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 
 from avsnn.convert.ir import storage
+from avsnn.convert.ir.fixed_nodes import Axons
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Node
 from avsnn.convert.ir.nodes import Add, Input
@@ -102,3 +103,10 @@ def test_arrays_of_nodes_cannot_be_written() -> None:
     layer = next(node for node in spiking_graph(0) if node.kind == "Conv2d")
     with pytest.raises(ValueError, match="read-only"):
         layer.weight[0] = 0  # type: ignore[attr-defined]
+
+
+def test_an_array_of_nothing_can_be_read() -> None:
+    """A core that needs no message of a connection, found by random networks."""
+    none = Axons(name="a", shape=(4,), first=(0,), last=(4,), only=np.zeros(0, dtype=np.int64))
+    graph = Graph(nodes=(none,), outputs=("a",), timesteps=1, stage="mapped")
+    assert "only=(0)" in render(graph)
