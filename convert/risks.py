@@ -51,6 +51,9 @@ def layer_risks(nodes: Iterable[Node], timesteps: int, *, traced: bool) -> Itera
                 yield Risk(node=node.name, reason=what, suggestion="pool after the neurons, or average", surely=True)
             case ir.Attention() if node.over == "time":
                 yield _window(node, timesteps, "attention over time")
+            case ir.LeakyIntegrator() if any(isinstance(table[r], ir.LIF) for r in _ahead(node, table)):
+                what = "neurons read a leaky integrator: a number at every step, where chips send spikes"
+                yield Risk(node=node.name, reason=what, suggestion="let it answer, or put neurons there", surely=True)
             case ir.ProductOfMeans():
                 yield _window(node, timesteps, "a mean over the window")
             case ir.MeanTime() if any(isinstance(table[r], ir.LIF) for r in _ahead(node, table)):

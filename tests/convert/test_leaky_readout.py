@@ -23,6 +23,7 @@ from avsnn.convert.passes.fold_readout import fold_readout
 from avsnn.convert.passes.integer_formats import Target
 from avsnn.convert.passes.quantise import quantise
 from avsnn.convert.pipeline import convert
+from avsnn.convert.risks import layer_risks
 from avsnn.convert.tracer import trace, witness
 from avsnn.deploy import lava_env
 from avsnn.deploy.run import run
@@ -197,6 +198,15 @@ def test_a_leak_is_refused() -> None:
 def test_two_ways_through_time_are_refused() -> None:
     with pytest.raises(CapabilityError, match="two sums over time of the same spikes"):
         fold_readout(trace(Looped(lambda found: found[-1] + torch.stack(found).mean(0)), IMAGE))
+
+
+def test_an_integrator_that_neurons_read_is_named() -> None:
+    graph = trace(Looped(ANSWERS["last"]), IMAGE)
+    (node,) = graph.of(ir.LeakyIntegrator)
+    assert not [risk for risk in layer_risks(graph.nodes, T, traced=True) if risk.surely]
+    late = ir.LIF(name="late", inputs=(node.name,), shape=node.shape, decay=0.5, gain=0.5, threshold=1.0)
+    (risk,) = (risk for risk in layer_risks((*graph.nodes, late), T, traced=True) if risk.surely)
+    assert (risk.node, risk.suggestion) == (node.name, "let it answer, or put neurons there")
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # norse on new torch
