@@ -72,6 +72,8 @@ tables: setup ## train and measure everything that the README's tables show (hou
 	OMP_NUM_THREADS=1 $(RUN) examples/models/train_networks.py
 	OMP_NUM_THREADS=1 $(RUN) benchmarks/accuracy.py --jobs 2
 	OMP_NUM_THREADS=1 $(RUN) benchmarks/quantised.py
+	OMP_NUM_THREADS=1 $(RUN) benchmarks/finetuned.py
+	OMP_NUM_THREADS=1 $(RUN) benchmarks/frontier.py
 	$(RUN) benchmarks/reference_presets.py
 	$(RUN) benchmarks/readme_tables.py
 

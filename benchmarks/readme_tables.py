@@ -13,7 +13,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
-TABLES = ("quantised", "placement", "accuracy")
+TABLES = ("quantised", "finetuned", "placement", "accuracy")
 
 
 def tables() -> dict[str, str]:

@@ -16,6 +16,7 @@ from avsnn.convert.bundle import Bundle, write_json
 from avsnn.convert.ir.fixed_interpreter import to_integers
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret
+from avsnn.convert.ir.node import Array
 from avsnn.convert.passes.schedule import schedule
 from avsnn.convert.proofs import Progress
 from avsnn.convert.staging import staged
@@ -161,7 +162,7 @@ def finish(
         if data is None:
             raise InputError("needs labelled samples", where="--frontier", remedy="add --data")
         progress("frontier")
-        found = points(job, bundle, data, args.samples, profile)
+        found = points(job, bundle, float_right(bundle, data), data, args.samples, profile)
         with staged(args.frontier) as folder:
             write_json(folder / "frontier.json", [point.to_json() for point in found])
             title = f"{bundle.meta['name']}, {bundle.meta['weight_bits']}-bit weights, {profile.id}"
@@ -170,29 +171,36 @@ def finish(
     shutil.rmtree(job.folder, ignore_errors=True)
 
 
-def points(job: Retraining, bundle: Bundle, data: Labelled, samples: int, profile: Profile) -> list[Point]:
+def float_right(bundle: Bundle, data: Labelled) -> Array:
+    """Which samples the folded network gets right."""
+    folded = bundle.graph("folded")
+    real = [interpret(folded, part).outputs[folded.outputs[0]] for part, _ in batches(folded, data.inputs, data.labels)]
+    answers = np.concatenate(real)
+    return data.right(answers, len(bundle.meta["labels"]) or answers.shape[1])
+
+
+def points(
+    job: Retraining, bundle: Bundle, right: Array, data: Labelled, samples: int, profile: Profile
+) -> list[Point]:
     """Measure the network of each budget on labelled samples.
 
     Args:
         job: after training.
         bundle: the network of the last budget.
+        right: which samples the float network gets right, see `float_right`.
         data: labelled samples.
         samples: on how many of them operations are counted.
         profile: prices.
     """
     found = []
     words = MemoryWords(weight_bits=bundle.meta["weight_bits"], state_bits=profile.need("state_bits"))
-    folded = bundle.graph("folded")
-    real = [interpret(folded, part).outputs[folded.outputs[0]] for part, _ in batches(folded, data.inputs, data.labels)]
-    answers = np.concatenate(real)
-    classes = len(bundle.meta["labels"]) or answers.shape[1]
-    right = data.right(answers, classes)
     for rung in job.rungs:
         graph, _ = schedule(rung.graph, delay_steps_max=profile.limits.delay_steps_max)
         scores = []
         for part, _labels in batches(graph, data.inputs, data.labels):
             scores.append(simulate(graph, to_integers(graph, part)).outputs[graph.outputs[0]])
-        mine = data.right(np.concatenate(scores), classes)
+        answers = np.concatenate(scores)
+        mine = data.right(answers, len(bundle.meta["labels"]) or answers.shape[1])
         part, _labels = next(batches(graph, data.inputs, data.labels, samples))
         integers = to_integers(graph, part)
         counts = count(graph, {**integers, **simulate(graph, integers, record="all").spikes})
