@@ -116,15 +116,17 @@ def _check_kinds(graph: Graph) -> None:
 def _boxes(rules: Rules, node: Node, least: int) -> list[Box]:
     """The cut into the fewest boxes, at least ``least``, that each fit a core."""
     shape = grid(rules.graph, node)
+    middle = tuple(n // 2 for n in shape), tuple(n // 2 + 1 for n in shape)
+    if name := rules.broken(demand := rules.demand(node, middle)):  # no box with this neuron in it can do with less
+        raise rules.refusal(node, demand, name, getattr(demand, LIMITS[name]))
     best: tuple[int, list[Box]] | None = None
     size = 0
     for counts in _cuts(shape, least, rules.limit("neurons_per_core")):
         if best is not None and math.prod(counts) > size:
             break
-        boxes = [*_pieces(shape, counts)]
-        widest = max(boxes, key=lambda box: math.prod(b - a for a, b in zip(*box, strict=True)))
-        if rules.broken(rules.demand(node, widest)):
+        if rules.broken(rules.demand(node, _widest(shape, counts))):
             continue
+        boxes = [*_pieces(shape, counts)]
         demands = [rules.demand(node, box) for box in boxes]
         if any(rules.broken(demand) for demand in demands):
             continue
@@ -137,9 +139,9 @@ def _boxes(rules: Rules, node: Node, least: int) -> list[Box]:
 
 
 def _too_big(rules: Rules, node: Node, shape: Shape, least: int) -> CapabilityError:
-    """Why not even single neurons fit."""
-    alone = [rules.demand(node, box) for box in _pieces(shape, shape)]
-    for demand in alone:
+    """Why not even single neurons fit, though the one in the middle does."""
+    for box in _pieces(shape, shape):
+        demand = rules.demand(node, box)
         if name := rules.broken(demand):
             return rules.refusal(node, demand, name, getattr(demand, LIMITS[name]))
     found = math.prod(shape)
@@ -157,11 +159,21 @@ def _cuts(shape: Shape, least: int, most_neurons: int | None) -> Iterator[tuple[
     return iter(sorted(found, key=lambda counts: (math.prod(counts), counts)))
 
 
+def _edges(shape: Shape, counts: tuple[int, ...]) -> list[list[int]]:
+    """Where even pieces begin and end, along each axis."""
+    return [[i * n // k for i in range(k + 1)] for n, k in zip(shape, counts, strict=True)]
+
+
 def _pieces(shape: Shape, counts: tuple[int, ...]) -> Iterator[Box]:
     """Even boxes, the last axis fastest."""
-    edges = [[i * n // k for i in range(k + 1)] for n, k in zip(shape, counts, strict=True)]
-    for ends in product(*(pairwise(axis) for axis in edges)):
+    for ends in product(*(pairwise(axis) for axis in _edges(shape, counts))):
         yield tuple(a for a, _ in ends), tuple(b for _, b in ends)
+
+
+def _widest(shape: Shape, counts: tuple[int, ...]) -> Box:
+    """The largest of them."""
+    ends = [max(pairwise(axis), key=lambda end: end[1] - end[0]) for axis in _edges(shape, counts)]
+    return tuple(a for a, _ in ends), tuple(b for _, b in ends)
 
 
 def _with_slices(graph: Graph, rules: Rules, units: list[Node]) -> Graph:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -181,6 +182,17 @@ def test_a_neuron_that_fits_no_core_is_refused_with_layer_number_limit_and_remed
     most = 72 * limits[name] // found
     assert f"at most about {most} of its 72 inputs" in error.remedy
     assert f"{-(-72 // most)} groups" in error.remedy
+
+
+def test_a_large_population_that_fits_no_core_is_refused_at_once() -> None:
+    wire = conv("w", "x", (64, 96, 96), np.full((64, 32, 3, 3), 2), padding=(1, 1))
+    graph = network(wire, lif("y", "w", wire.shape), shape=(32, 96, 96))
+    start = time.perf_counter()
+    with pytest.raises(CapabilityError, match=r"y: a neuron has too many inputs, found 288, limit 200 \(fan_in_max\)"):
+        map_cores(graph, chip(fan_in_max=200))
+    with pytest.raises(CapabilityError, match="weights of one neuron do not fit"):
+        map_cores(graph, chip(synapse_memory_bits_per_core=20_000))
+    assert time.perf_counter() - start < 5  # millions of boxes take minutes
 
 
 def test_output_axons_cut_the_senders_finer() -> None:
