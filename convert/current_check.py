@@ -133,7 +133,8 @@ def _population(
         unit = S * getattr(source, "scale", 1.0) / gain if counts else 1.0
         found = found + y.reshape(*y.shape[:2], *node.shape) * unit
         if not counts:
-            within = within + _bound(part, sent, off).reshape(-1, *y.shape[1:2], *node.shape)
+            steps = 2 if scale.rows_balanced else 1  # halves of one
+            within = within + steps * _bound(part, sent, off).reshape(-1, *y.shape[1:2], *node.shape)
     return _near(node.name, "current", found, real[source.name] * S, within)
 
 

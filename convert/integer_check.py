@@ -1,8 +1,8 @@
 """The quantised graph against the folded one, parameter by parameter, and its neurons against exact fractions.
 
 Quantising is the only lossy step, so it is not compared spike by spike. Instead two things are proved: every integer
-is its real value rounded (within half a step), and every integer neuron, ties included, does what a neuron with exact
-rational arithmetic does on the same integer currents.
+is its real value rounded (within half a step, or within one in rows that sum to 0 for it), and every integer neuron,
+ties included, does what a neuron with exact rational arithmetic does on the same integer currents.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def check_parameters(folded: Graph, quantised: Graph, scales: tuple[Scale, ...])
     """Return how many integers were checked.
 
     Raises:
-        VerifyError: one is further than half a step from the folded value it stands for, naming layer and index.
+        VerifyError: one is further than half a step from the folded value it stands for, naming layer and index; where
+            rows were balanced, a step in those that sum to exactly 0 and should.
     """
     return sum(_check_population(folded, quantised, scale) for scale in scales)
 
@@ -74,7 +75,8 @@ def _check_population(folded: Graph, quantised: Graph, scale: Scale) -> int:
         found = [t for name in real.inputs for t in terms(folded, name, sent)]
     if isinstance(node, fixed.FixedStepGain):
         return _check_gain(quantised, node, found, unit)
-    checked = sum(_check_term(quantised, term, unit) for term in found)
+    balanced = scale.rows_balanced > 0
+    checked = sum(_check_term(quantised, term, unit, balanced=balanced) for term in found)
     if isinstance(node, fixed.FixedLayerNorm):
         assert isinstance(real, ir.LayerNorm)
         return checked + _check_norm(node, real, [t.layer for t in found], unit)
@@ -94,8 +96,8 @@ def _check_population(folded: Graph, quantised: Graph, scale: Scale) -> int:
     return checked + _check_neuron(node, real, scale, [t.layer for t in found], quantised)
 
 
-def _check_term(quantised: Graph, term: Term, unit: float) -> int:
-    """One connection at scale ``unit``."""
+def _check_term(quantised: Graph, term: Term, unit: float, *, balanced: bool = False) -> int:
+    """One connection at scale ``unit``; rows that were ``balanced`` may be a step off if they sum to 0 for it."""
     synapse, weight = quantised[term.name], term.weight
     if isinstance(synapse, fixed.HeldCurrent):
         fine = unit * 2.0**synapse.shift
@@ -103,7 +105,8 @@ def _check_term(quantised: Graph, term: Term, unit: float) -> int:
         _near(synapse.name, "bias", synapse.bias, per_channel(term.layer.bias, synapse.bias.ndim) * fine, 1.0)
         return synapse.weight.size + synapse.bias.size
     assert isinstance(synapse, fixed.Synapse)
-    _near(synapse.name, "weight", synapse.weight, weight * unit, _steps(synapse))
+    wide = _wider(synapse, weight * unit, term.channels) if balanced else np.ones(1)
+    _near(synapse.name, "weight", synapse.weight, weight * unit, _steps(synapse) * wide)
     return synapse.weight.size
 
 
@@ -242,6 +245,14 @@ def _steps(synapse: fixed.Synapse) -> Array:
     grain = 2 if synapse.sign_mode == "mixed" and not np.any(synapse.weight_mant % 2) else 1
     rows = (grain << synapse.row_exp).reshape(-1, *(1,) * (synapse.weight_mant.ndim - 1))
     return np.broadcast_to(rows, synapse.weight_mant.shape).astype(np.float64)
+
+
+def _wider(synapse: fixed.Synapse, weight: Array, channels: int) -> Array:
+    """2 in the rows that sum to 0 over channels, in integers exactly and as real numbers, else 1."""
+    channels = channels if isinstance(synapse, fixed.FixedLinear) else weight.shape[1]
+    whole, real = (x.reshape(len(weight), channels, -1) for x in (synapse.weight, weight))
+    balanced = (whole.sum(axis=1) == 0) & (np.abs(real.sum(axis=1)) <= SLACK * np.abs(real).sum(axis=1))
+    return np.broadcast_to(np.where(balanced, 2.0, 1.0)[:, None], real.shape).reshape(weight.shape)
 
 
 def _near(layer: str, what: str, found: Array, wanted: Array, step: float | Array) -> None:

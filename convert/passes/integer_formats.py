@@ -90,6 +90,11 @@ class Target:
         """What the mantissas of these weights are multiples of: 2 where signs are mixed and all are even."""
         return _signs(weight, self)[1]
 
+    def mantissa_range(self, grain: int) -> tuple[int, int]:
+        """The smallest and the largest mantissa of weights of mixed signs that are multiples of ``grain``."""
+        top = (1 << self.weight_bits) - grain if grain > 1 else (1 << (self.weight_bits - 1)) - 1
+        return -(top + grain), top
+
     def bias_shift(self, shift: int) -> int:
         """How far the exponent of a bias that is a multiple of ``2^shift`` activation units may rise above theirs."""
         return max(0, min(shift, self.bias_exp_max - ACTIVATION_SHIFT))
@@ -158,8 +163,8 @@ def _signs(rows: Array, target: Target) -> tuple[str, int]:
 def _exponents(rows: Array, target: Target, exponents: int) -> Array:
     """The smallest exponent of every row that holds its mantissas, the largest so many of them."""
     mode, grain = _signs(rows, target)
-    top = (1 << target.weight_bits) - grain if grain == 2 or mode != "mixed" else (1 << (target.weight_bits - 1)) - 1
-    bottom = -(top + grain) if mode == "mixed" else -top
+    one_sign = (1 << target.weight_bits) - 1
+    bottom, top = target.mantissa_range(grain) if mode == "mixed" else (-one_sign, one_sign)
     ends = np.stack([rows.min(axis=1, initial=0), rows.max(axis=1, initial=0)], axis=1)
     exps = np.zeros(len(rows), dtype=np.int64)
     while True:

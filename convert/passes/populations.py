@@ -21,6 +21,7 @@ from avsnn.convert.ir.node import Array, Node
 from avsnn.convert.passes.currents import Term, total_bias
 from avsnn.convert.passes.integer_formats import Target, check_range, mantissas, reach
 from avsnn.convert.passes.quantise_products import count_scale, integer_product, unit_current
+from avsnn.convert.passes.row_sums import with_row_sums
 from avsnn.convert.passes.thresholds import Thresholds
 from avsnn.errors import CapabilityError, QuantizeError
 
@@ -36,12 +37,14 @@ class Candidate:
         scale: S, integer units per 1.0 of current.
         disagreement: share of calibration spikes that differ from the folded graph's.
         shift: k, all currents being multiples of ``2^k``.
+        rows_balanced: rows of weights in which some were moved by a step so that they sum to 0 as the real ones do.
     """
 
     nodes: tuple[Node, ...]
     scale: float
     disagreement: float
     shift: int = 0
+    rows_balanced: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +74,23 @@ class Populations:
         shifted = thresholds.shifted(tried, found, bias)
         k = thresholds.shift if shifted else 0
         candidates = [self._integers(node, found, bias, h, k) for h in shifted or tried]
-        return min(candidates, key=lambda c: (c.disagreement, -c.scale))
+        candidates += [other for made in candidates if (other := self._with_row_sums(node, found, made)) is not None]
+        return min(candidates, key=lambda c: (c.disagreement, -c.scale, -c.rows_balanced))
+
+    def _with_row_sums(self, node: ir.LIF, found: list[Term], made: Candidate) -> Candidate | None:
+        """The same with rows that sum to 0 as the real ones do, if any does not."""
+        *synapses, population = made.nodes
+        rows, changed = [], 0
+        for synapse, term in zip(synapses, found, strict=True):
+            assert isinstance(synapse, fixed.Synapse)
+            row, count = with_row_sums(synapse, term.weight * made.scale, term.channels, self.target)
+            rows.append(row)
+            changed += count
+        assert isinstance(population, fixed.FixedLIF)
+        if not changed:
+            return None
+        other = self._candidate(node, (*rows, population), made.scale, self._spikes(population, rows))
+        return replace(other, shift=made.shift, rows_balanced=changed)
 
     def held(self, node: ir.LIF, found: list[Term]) -> Candidate:
         """The first layer of a held input: the host computes the current once, in wide integers.

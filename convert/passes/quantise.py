@@ -45,6 +45,7 @@ class Scale:
         decay_error: the integer decay, a multiple of 1/4096, minus the real one.
         shift: k, where all currents are multiples of ``2^k`` so that windows of more than 7 steps keep their ties.
         current_decay_error: likewise, of the population's own current.
+        rows_balanced: rows of weights in which some are a step further so that they sum to 0 as the real ones do.
     """
 
     population: str
@@ -55,6 +56,7 @@ class Scale:
     decay_error: float = 0.0
     shift: int = 0
     current_decay_error: float = 0.0
+    rows_balanced: int = 0
 
 
 def quantise(
@@ -239,6 +241,7 @@ class _Builder:
             decay_error=(fixed.MEMORYLESS - population.decay_v) / 4096 - node.decay,
             shift=made.shift,
             current_decay_error=(fixed.NO_CURRENT_MEMORY - population.decay_u) / 4096 - node.current_decay,
+            rows_balanced=made.rows_balanced,
         )
 
     def _weighted(self, node: ir.LIF) -> Candidate:

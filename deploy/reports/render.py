@@ -70,6 +70,8 @@ def _proofs(report: Mapping[str, Any]) -> RenderableType:
     windows, differing = report["tie_windows_checked"], report.get("tie_windows_differing", 0)
     same = f"compared with exact fractions, {differing:,} differ" if differing else "equal to exact fractions"
     before = ", before they were fine-tuned" if report.get("finetuned") else ""
+    rows = report.get("rows_balanced", 0)  # reports of older bundles have none
+    before = (f" (a whole one in {rows:,} rows of weights, which so sum to exactly 0)" if rows else "") + before
     integers = Text(
         f"{report['integers_checked']:,} integers within half a step of their real value{before}; "
         f"{windows:,} windows full of ties {same}"

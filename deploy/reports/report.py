@@ -62,6 +62,7 @@ def build_report(
         "proofs": [{k: v for k, v in check.items() if k != "populations"} for check in record["checks"]],
         "integers_checked": record["integers_checked"],
         "finetuned": record.get("finetuned", {}),
+        "rows_balanced": sum(scale.get("rows_balanced", 0) for scale in record.get("scales", ())),
         "tie_windows_checked": sum(n["windows"] for n in record["neurons"]),
         "tie_windows_differing": sum(n["mismatches"] for n in record["neurons"]),
         "executions": [_execution(check) for check in executions],

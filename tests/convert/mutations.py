@@ -501,6 +501,13 @@ MUTATIONS: tuple[Mutation, ...] = (
         besides=("quantise_products.count_scale", arguments(lambda graph, node, source, target, *bias: (
             graph, node, source, replace(target, bias_mant_bits=20), *bias))),
     ),
+    # row_sums
+    Mutation(
+        rule="row_sums.with_row_sums", what="a step in another direction", network="tokens",
+        how=after(lambda out, synapse, *_a: (
+            replace(out[0], weight_mant=2 * synapse.weight_mant - out[0].weight_mant), out[1])),
+        found="c2: weight",
+    ),
     # quantise
     Mutation(
         rule="quantise.quantise", what="decay rounded down", network="hard", at="populations.Populations._neuron",
