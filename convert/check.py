@@ -25,7 +25,7 @@ from avsnn.convert.passes.schedule import schedule
 from avsnn.convert.pipeline import CALIBRATION_SAMPLES, FOLDS
 from avsnn.convert.problems import Problem, failing_line
 from avsnn.convert.proof_data import Inputs, first_samples
-from avsnn.convert.risks import Risk, integer_risks, layer_risks, silence, weight_risks
+from avsnn.convert.risks import Risk, integer_risks, layer_risks, norms, silence, weight_risks
 from avsnn.convert.shares import Shares, is_population
 from avsnn.errors import AvsnnError
 from avsnn.hw_profiles.profile import Profile
@@ -157,7 +157,7 @@ def _stages(
     with notes.stage("trace"):
         some = first_samples(graph, calibration, CALIBRATION_SAMPLES)
         if representative:
-            for risk in silence(graph, some):
+            for risk in (*silence(graph, some), *norms(graph, some)):
                 notes.risk("trace", risk)
     folded, formats, integers = _fold(graph, notes), Target.of(profile), None
     with notes.stage("quantise"):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from avsnn.convert.freeze_norms import freeze_norms
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret
@@ -102,6 +103,18 @@ def _ahead(node: Node, table: Mapping[str, Node]) -> list[str]:
         if found & set(each.inputs):
             found.add(each.name)
     return [name for name in found if name != node.name]
+
+
+def norms(graph: Graph, calibration: Mapping[str, Array]) -> Iterator[Risk]:
+    """Layer norms, which a host computes in every step, and what a frozen variance would change instead."""
+    for cost in freeze_norms(graph, calibration)[1]:
+        reason = "a host divides by the deviation of the moment: the chip waits for it in every step"
+        changed, mean, most = (f"{100 * x:.2g} %" for x in (cost.changed, cost.spread, cost.largest))
+        suggestion = (
+            f"train with DSLN; frozen (avsnn.convert.freeze_norms) it folds, but changes {changed} of all spikes on "
+            f"calibration data, as deviations are {mean} off, {most} at most"
+        )
+        yield Risk(node=cost.norm, reason=reason, suggestion=suggestion)
 
 
 def silence(graph: Graph, calibration: Mapping[str, Array]) -> Iterator[Risk]:

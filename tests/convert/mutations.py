@@ -669,7 +669,7 @@ MUTATIONS: tuple[Mutation, ...] = (
             ("unit", "norms", "norm", lambda n: replace(n, shift=n.shift - 1), "n1.plain: step"),
             ("unit of the variant", "variants", "norm", lambda n: replace(n, shift=n.shift + 1), "n1.plain: step"),
             ("largest message", "norms", "norm", lambda n: replace(n, levels=n.levels - 2), "n1.plain: message"),
-            ("kind", "variants", "norm", lambda n: replace(n, variant=False), "n1.plain: step"),
+            ("kind", "variants", "norm", lambda n: replace(n, variant=False), "n1.plain: message does not fit"),
             ("one synapse", "norms", "norm", lambda n: replace(n, inputs=n.inputs[:1]), "n1.plain: quantised = folded"),
             ("bias", "gains", "gain", lambda n: replace(n, bias=n.bias + 1), "gain: bias"),
             ("unit", "gains", "gain", lambda n: replace(n, shift=n.shift + 1), "gain.identity@a: weight"),
