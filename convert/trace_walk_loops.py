@@ -63,6 +63,9 @@ class LoopWalker(ViewWalker):
             self._same(n, n.args[0])
         elif self._is_last(n):
             (source,) = n.all_input_nodes
+            if self._shorter(self.steps.get(source, self.timesteps)):
+                self._refuse(n, source, "reads the last step of a window shorter than T", "average over its steps")
+                return
             shape = tuple(result.shape[1:])
             self.built.append(ir.LastStep(name=n.name, inputs=(self.names[source],), shape=shape, origin=n.name))
             self.names[n], self.lead[n] = n.name, 1

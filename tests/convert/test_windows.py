@@ -333,6 +333,23 @@ def test_windows_that_meet_too_early_are_named_with_a_remedy(steps: int) -> None
     assert "end each window before, with a mean over time" in text
 
 
+class LastOfTheShorter(TwoWindows):
+    """The answer of one step, when others go on."""
+
+    def forward(self, image: Tensor, audio: Tensor) -> Tensor:
+        spikes = self.audio(self.audio_hold(audio)).flatten(2)
+        answer: Tensor = (
+            self.image_head(self.image(self.hold(image)).mean((3, 4)).mean(0)) + self.audio_head(spikes)[-1]
+        )
+        return answer
+
+
+def test_the_last_step_of_a_shorter_window_is_refused() -> None:
+    _, inputs, _ = made()
+    with pytest.raises(TraceError, match="reads the last step of a window shorter than T; average over its steps"):
+        trace(LastOfTheShorter(3), inputs)
+
+
 def test_another_t_than_the_longest_window_is_refused() -> None:
     module, inputs, _ = made()
     assert trace(module, inputs, timesteps=5).timesteps == 5
