@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+from torch import nn
+
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.trace_site import Made, Site, array, over_time, refuse
-from avsnn.convert.view_graph import MatMul
+from avsnn.convert.view_graph import MatMul, PointNorm
 from avsnn.train import attention, norms
 from avsnn.train.models.shaf import Frames
 
@@ -71,6 +74,16 @@ def layer_norm(module: norms.LayerNorm, site: Site) -> Made:
     """Norm over channels with the variance of the moment."""
     gamma, beta = array(module.weight), array(module.bias)
     return ir.LayerNorm(**over_time(site).common, gamma=gamma, beta=beta, variant=module.variant, eps=module.eps)
+
+
+def token_norm(module: nn.LayerNorm, site: Site) -> Made:
+    """Norm over the last axis, which holds the channels of each token."""
+    if len(module.normalized_shape) != 1:
+        raise refuse(over_time(site), "a layer norm over several axes", remedy="normalise the channels of each token")
+    gamma = torch.ones(site.shape[-1]) if module.weight is None else module.weight
+    beta = torch.zeros(site.shape[-1]) if module.bias is None else module.bias
+    kind = ir.LayerNorm if len(site.shape) == 1 else PointNorm
+    return kind(**over_time(site).common, gamma=array(gamma), beta=array(beta), eps=module.eps)
 
 
 def frames(module: Frames, site: Site) -> Made:

@@ -116,6 +116,7 @@ MODULE_RULES: dict[type[nn.Module], Rule] = {
     attention.TokenMean: products.token_mean,
     norms.DSLN: products.dsln,
     norms.LayerNorm: products.layer_norm,
+    nn.LayerNorm: products.token_norm,
     shaf.Frames: products.frames,
     counting.Unit: calls.unit,
     shaf.SoftmaxAttention: Never(

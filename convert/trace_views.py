@@ -11,7 +11,7 @@ reads a view                   becomes
 neurons, gain, sum             the same on the features as they are; neurons remember their order (``layout``)
 linear layer                   its columns in the order of the features, zeros for those it does not see
 linear layer over tokens       a 1x1 convolution, as is a pointwise convolution of a line of tokens
-batch norm, mean over tokens   the same over channels
+norms, mean over tokens        the same over channels
 ``(q k^T) v``, ``q (k^T v)``   `Attention`; ``LIF(q k^T)`` and a product with it become `AttentionMap`, `MappedValues`
 neurons behind a part          the layer before, its rows of that part alone
 gate: spikes times spikes      neurons without memory on ``x + y >= 1.5``; ``x (1 - y)``: on ``x - y >= 0.5``
@@ -39,6 +39,7 @@ from avsnn.convert.view_graph import (
     MatMul,
     MeanAxes,
     PointLinear,
+    PointNorm,
     Rebuilt,
     View,
 )
@@ -85,6 +86,7 @@ RULES: dict[tuple[type[Node], ...], Callable[[Rebuilt, Node, Found], Known]] = {
     (ir.Add,): layers.pointwise,
     (ir.Linear,): layers.linear,
     (PointLinear,): layers.token_linear,
+    (PointNorm,): layers.token_norm,
     (ir.Conv2d,): layers.conv,
     (ir.BatchNorm,): layers.batch_norm,
     (MeanAxes, ir.MeanSpace): layers.mean,

@@ -180,7 +180,7 @@ class LoopWalker(ViewWalker):
     def _is_last(self, n: fx.Node) -> bool:
         """Whether an operation takes the last step of a sequence."""
         source = n.args[0] if n.target is operator.getitem else None
-        if not isinstance(source, fx.Node) or self.lead.get(source) != 2:
+        if not isinstance(source, fx.Node) or self.lead.get(source) != 2 or source in self.parts:
             return False
         return n.args[1] in (-1, self.steps.get(source, self.timesteps) - 1)
 

@@ -30,6 +30,15 @@ class PointLinear(Node):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class PointNorm(Node):
+    """Layer norm over the last axis of (*positions, features); gamma, beta: (features,)."""
+
+    gamma: Array
+    beta: Array
+    eps: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class MatMul(Node):
     """``y = x1 @ x2`` over the last two axes of features."""
 
@@ -51,7 +60,7 @@ class Complement(Node):
     """``y = 1 - x``."""
 
 
-RAW = (View, PointLinear, MatMul, MeanAxes, Gate, Complement)
+RAW = (View, PointLinear, PointNorm, MatMul, MeanAxes, Gate, Complement)
 """What the walk writes down and no graph holds."""
 
 

@@ -13,6 +13,7 @@ from avsnn.convert.view_graph import (
     Found,
     MeanAxes,
     PointLinear,
+    PointNorm,
     Rebuilt,
     Value,
     View,
@@ -63,6 +64,23 @@ def token_linear(graph: Rebuilt, node: Node, found: Found) -> Value:
     made = _point(graph, node, value, np.moveaxis(value.index, -1, 0), node.weight, node.bias)
     rows = np.arange(made.index.size).reshape(len(node.weight), *node.shape[:-1])
     return Value(made.name, made.shape, np.moveaxis(rows, 0, -1))
+
+
+def token_norm(graph: Rebuilt, node: Node, found: Found) -> Value:
+    """(*positions, features): the same norm over channels."""
+    assert isinstance(node, PointNorm)
+    value = part(graph, node, features(node, found[0]))
+    order = np.argsort(channels_of(node, value, np.moveaxis(value.index, -1, 0)))
+    made = ir.LayerNorm(
+        name=node.name,
+        inputs=(value.name,),
+        shape=value.shape,
+        origin=node.origin,
+        gamma=node.gamma[order],
+        beta=node.beta[order],
+        eps=node.eps,
+    )
+    return graph.place(made, value.index)
 
 
 def conv(graph: Rebuilt, node: Node, found: Found) -> Value:

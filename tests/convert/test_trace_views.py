@@ -111,6 +111,19 @@ class Maps(TokensLast):
         return self.answer(self.out(self.proj(self.mapped(chosen @ self.v(v)))))
 
 
+class Normed(TokensLast):
+    """Layer norms over the channels of each token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.last = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH, elementwise_affine=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.patches(image).flatten(3).mT
+        x = x + self.q(self.norm(self.proj(x)))
+        return self.answer(self.out(self.last(self.proj(x))))
+
+
 class Part(Patches):
     """A convolution that sees half of the channels."""
 
@@ -140,7 +153,7 @@ class Gates(Patches):
         return self.answer(z.flatten(3).mT)
 
 
-NETWORKS = (ChannelsFirst, TokensLast, Maps, Part, Gates)
+NETWORKS = (ChannelsFirst, TokensLast, Maps, Normed, Part, Gates)
 
 
 def make(kind: type[nn.Module]) -> tuple[nn.Module, dict[str, np.ndarray]]:
@@ -151,7 +164,7 @@ def make(kind: type[nn.Module]) -> tuple[nn.Module, dict[str, np.ndarray]]:
             child.weight.data *= 4  # else deep layers are silent
             if child.bias is not None:
                 nn.init.uniform_(child.bias, 0.5, 1.5)
-        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm) and child.weight is not None:
             nn.init.uniform_(child.weight, 1.0, 3.0)  # so that channels in another order would show
             nn.init.uniform_(child.bias, 0.0, 0.8)
     image = np.random.default_rng(0).integers(0, 256, size=(6, 3, 8, 8)) / 255
