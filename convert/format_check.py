@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from avsnn.convert.intervals import Interval, of_held, of_product, sends
+from avsnn.convert.intervals import Interval, of_held, of_product, sends, steps_of
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
@@ -54,7 +54,7 @@ def _check(graph: Graph, node: Node, target: Target) -> int:
             for part in graph.sources(node):
                 if isinstance(part, fixed.Product):
                     spikes = [Interval.of(x.shape, 0, 1) for x in graph.sources(part)]
-                    made = of_product(part, spikes, graph.timesteps)
+                    made = of_product(part, spikes, steps_of(graph, part))
                     what = "current" if isinstance(part, fixed.FixedUnitCurrent) else "count"
                     _within(part, what, np.stack([made.low, made.high]), -room, room)
         case fixed.Received():

@@ -19,6 +19,7 @@ from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.kernels import per_channel
 from avsnn.convert.ir.node import Array, Node, Shape
 from avsnn.convert.ir.products import UNIT_BITS
+from avsnn.convert.ir.windows import windows
 from avsnn.errors import DomainError
 
 GAIN_BITS = 31  # of sums that a host multiplies, which reach it as messages
@@ -119,8 +120,8 @@ def of_held(node: fixed.HeldCurrent, x: Interval) -> Interval:
     return Interval(low=(sums.low + bias + half) >> node.shift, high=(sums.high + bias + half) >> node.shift)
 
 
-def of_product(node: fixed.Product, spikes: Sequence[Interval], timesteps: int) -> Interval:
-    """What a product makes of populations that can fire where ``high`` is 1.
+def of_product(node: fixed.Product, spikes: Sequence[Interval], steps: Sequence[int]) -> Interval:
+    """What a product makes of populations that can fire where ``high`` is 1, in so many steps of a window.
 
     Raises:
         DomainError: sums on the way could leave 64 bits.
@@ -128,12 +129,18 @@ def of_product(node: fixed.Product, spikes: Sequence[Interval], timesteps: int) 
     if isinstance(node, fixed.FixedUnitCurrent):
         one = _unit_current(node, spikes)
     else:
-        most = product(replace(node, gain=1), *(np.broadcast_to(x.high, (timesteps, 1, *x.high.shape)) for x in spikes))
+        most = product(replace(node, gain=1), *(_fired(x, n, max(steps)) for x, n in zip(spikes, steps, strict=True)))
         one = Interval(low=np.zeros(node.shape, dtype=np.int64), high=most[0, 0].reshape(node.shape))
     if float(one.peak) * abs(node.gain) >= 2.0**SUM_BITS:
         raise DomainError("products could leave 64 bits", where=node.name, found=one.peak, limit=f"2^{SUM_BITS}")
     ends = (one.low * node.gain, one.high * node.gain)
     return Interval(low=np.minimum(*ends), high=np.maximum(*ends)).with_zero()
+
+
+def _fired(x: Interval, steps: int, timesteps: int) -> Array:
+    """All spikes of a window, (timesteps, 1, *shape)."""
+    now = np.arange(timesteps).reshape(-1, *(1,) * (x.high.ndim + 1)) < steps
+    return now * x.high[None, None]
 
 
 def of_hosted(node: fixed.Received, arriving: Sequence[Interval]) -> Interval:
@@ -185,7 +192,7 @@ def sends(graph: Graph, node: Node) -> Interval:
         case fixed.Received():
             return of_hosted(node, [sends(graph, part) for part in graph.sources(node)])
         case fixed.Product():
-            return of_product(node, [Interval.of(x.shape, 0, 1) for x in graph.sources(node)], graph.timesteps)
+            return of_product(node, [Interval.of(x.shape, 0, 1) for x in graph.sources(node)], steps_of(graph, node))
         case _:
             return Interval.of(node.shape, 0, 1)
 
@@ -219,6 +226,12 @@ def _lengths(rows: Array) -> Array:
     return np.where(lengths > 0, np.floor(lengths * (1 + 1e-12)) + 1, 0).astype(np.int64)
 
 
+def steps_of(graph: Graph, node: Node) -> list[int]:
+    """In how many steps of a window each source of a node can send anything."""
+    steps = windows(graph)
+    return [steps[name] for name in node.inputs]
+
+
 def of_node(graph: Graph, node: Node, known: Mapping[str, Interval]) -> Interval:
     """What a node that is no population sends, from what its sources send.
 
@@ -235,7 +248,7 @@ def of_node(graph: Graph, node: Node, known: Mapping[str, Interval]) -> Interval
         case fixed.Received():
             return of_hosted(node, [known[name] for name in node.inputs]).with_zero()
         case fixed.Product():
-            return of_product(node, [known[name] for name in node.inputs], graph.timesteps)
+            return of_product(node, [known[name] for name in node.inputs], steps_of(graph, node))
         case fixed.FixedReadout():
             return sum((known[n].reshape(node.shape) for n in node.inputs), start=Interval.of(node.shape, 0, 0))
         case _:

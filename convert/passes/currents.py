@@ -50,6 +50,7 @@ class Term:
         levels: largest integer magnitude that the source sends.
         length: of the vectors over channels that it sends, where that bounds them better than ``levels`` does.
         channels: of the source.
+        signed: whether it sends negative ones as well.
     """
 
     layer: ir.Conv2d | ir.Linear
@@ -59,6 +60,7 @@ class Term:
     levels: int = 1
     length: float = math.inf
     channels: int = 1
+    signed: bool = False
 
     @property
     def weight(self) -> Array:
@@ -128,11 +130,14 @@ def _terms_of(graph: Graph, name: str, times: int, sent: Mapping[str, Sent]) -> 
     for (source, gain), term in zip(sources.items(), names, strict=True):
         what = sent.get(source) or unit(graph, graph.by_name.get(source))
         channels = graph[source].shape[0] if source in graph.by_name else 1
+        sender = graph.by_name.get(source)
+        signed = source in sent or (isinstance(sender, ir.Input) and sender.low < 0)
         sends: dict[str, Any] = {
             "step": gain * what.step,
             "levels": what.levels,
             "length": what.length,
             "channels": channels,
+            "signed": signed,
         }
         made.append(Term(layer=node, source=source, name=term, **sends))
     return made

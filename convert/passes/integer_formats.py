@@ -218,6 +218,16 @@ def growth(timesteps: int, *decays: float) -> float:
     return states[-1]
 
 
+def rooms(node: ir.LIF, target: Target, timesteps: int) -> tuple[tuple[int, float], tuple[int, float]]:
+    """The largest currents in activation units that u and v can hold in every step of a window, below and above 0.
+
+    ((-1, room), (1, room)). Above 0 a hard reset forgets what v has added up.
+    """
+    whole, steps = float((1 << (target.state_bits - 1 - FRACTION_BITS)) - 1), node.steps or timesteps
+    u, v = whole / growth(steps, node.current_decay), whole / growth(steps, node.current_decay, node.decay)
+    return (-1, v), (1, u if node.reset == "hard" else v)
+
+
 def reach(layer: ir.Conv2d | ir.Linear, weight: Array, bias: Array, low: int, high: int) -> float:
     """Largest |current| over all inputs in [low, high], by interval arithmetic (border taps see fewer terms)."""
     flat = weight.reshape(len(weight), -1)

@@ -20,7 +20,7 @@ from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Node
 from avsnn.convert.ir.products import UNIT_BITS
-from avsnn.convert.passes.integer_formats import Target, grid, growth
+from avsnn.convert.passes.integer_formats import Target, grid, rooms
 from avsnn.errors import CapabilityError, QuantizeError
 
 ATTENDING = (ir.Attention, ir.AttentionMap, ir.MappedValues)
@@ -181,14 +181,18 @@ def unit_current(
     weight, bias = layer.weight.astype(np.float64), np.broadcast_to(layer.bias.astype(np.float64), layer.shape)
     lengths = [math.prod(unit.shape) for unit in units]
     parts = np.split(weight, np.cumsum(lengths)[:-1], axis=1)
-    peak = float((np.abs(bias) + sum(np.sqrt((part**2).sum(axis=1)) for part in parts)).max())
+    lengths_of = {sign: [np.sqrt((np.maximum(sign * part, 0) ** 2).sum(axis=1)) for part in parts] for sign in (-1, 1)}
+    peaks = {sign: float((np.abs(bias) + sum(each)).max()) for sign, each in lengths_of.items()}  # counts are positive
     if not isinstance(node.threshold, float | int):
         raise CapabilityError("one threshold is needed behind a norm", where=node.origin or node.name)
-    real, room = float(node.threshold) / node.gain, (1 << (target.state_bits - 1 - fixed.ACTIVATION_SHIFT)) - 1
-    room = int(room / growth(graph.timesteps, node.decay))  # v may add the current up for a window
-    h = int(min(HEADROOM * room / max(peak, 1e-30) * real, target.threshold_room) - 1)
+    real = float(node.threshold) / node.gain
+    most = min(room / max(peaks[sign], 1e-30) for sign, room in rooms(node, target, graph.timesteps))
+    h = int(min(HEADROOM * most * real, target.threshold_room) - 1)
     if h < 1:
-        raise QuantizeError("currents do not fit the state", where=node.origin or node.name, found=peak, limit=room)
+        peak = max(peaks.values())
+        raise QuantizeError(
+            "currents do not fit the state", where=node.origin or node.name, found=peak, limit=most * peak
+        )
     S = (h + (0.0 if node.strict else grid(node.steps or graph.timesteps))) / real
     by_weight = HOST_WEIGHT_MAX / max(S * float(np.abs(weight).max()), 1e-30)
     by_bias = (HOST_BIAS_MAX >> UNIT_BITS) / max(S * float(np.abs(bias).max()), 1.0)

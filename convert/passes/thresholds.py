@@ -6,7 +6,9 @@ large h is a fine one; the formats of weights, bias and threshold, and u, which 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +16,7 @@ from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.node import Array
 from avsnn.convert.passes.currents import Term
-from avsnn.convert.passes.integer_formats import Target, growth, shift, tie
+from avsnn.convert.passes.integer_formats import Target, rooms, shift, tie
 from avsnn.convert.passes.quantise_products import HEADROOM
 from avsnn.errors import QuantizeError
 
@@ -183,7 +185,8 @@ class Thresholds:
             QuantizeError: there is none.
         """
         node, threshold = self.node, float(np.max(self.levels))
-        room = min(float(self.target.bias_room), HEADROOM * self.state_room)
+        states = min(room for _, room in rooms(node, self.target, self.timesteps))
+        room = min(float(self.target.bias_room), HEADROOM * states)
         h = int(min((room - spare) / peak * threshold, self.target.threshold_room) - 1)
         if h < 1:
             raise QuantizeError("currents do not fit the host's bias", where=node.origin or node.name, found=peak)
@@ -228,16 +231,27 @@ class Thresholds:
         """Largest threshold whose scale leaves the exponent of the largest weight in its format."""
         return int((self.target.weight_room * 2.0**self.target.weight_exp_max) / max(weight, 1e-30) * threshold - 1)
 
-    @property
-    def state_room(self) -> float:
-        """The largest current in activation units that v can hold, come in every step of a window."""
-        room = 1 << (self.target.state_bits - 1 - fixed.ACTIVATION_SHIFT)
-        return room / growth(self.timesteps, self.node.current_decay, self.node.decay)
-
     def room(self, threshold: float, found: list[Term], bias: float) -> int:
-        """Largest threshold for which no input whatever can push current and bias out of u or v."""
-        reach = sum(t.reach for t in found)
-        return int(HEADROOM * self.state_room / max(float(reach) + bias, 1e-30) * threshold)
+        """Largest threshold for which no input whatever can push current and bias out of u or v.
+
+        Both ways: v adds up what is below 0 for a window, and what is above it unless a hard reset forgets that. Each
+        weight may grow by half a step: of the largest mantissa, or of the integers where mantissas are not filled.
+        """
+        limits = []
+        for sign, room in rooms(self.node, self.target, self.timesteps):
+            driving = [(t, np.abs(t.weight) if t.signed else np.maximum(sign * t.weight, 0)) for t in found]
+            reach = sum(min(float(t.reach), t.levels * _rows(w, np.sum)) for t, w in driving)
+            counts = [(t, _rows(w, np.count_nonzero)) for t, w in driving]
+            steps = sum(min(t.levels * n, t.length * n**0.5 * (n / t.channels) ** 0.5) for t, n in counts)
+            largest = max(float(np.abs(t.weight).max(initial=0.0)) for t in found)
+            whole = reach + steps * largest / 2.0**self.target.weight_bits + bias
+            limits.append((HEADROOM * room - steps) / max(whole, 1e-30))
+        return int(max(min(limits), 0.0) * threshold)
+
+
+def _rows(weight: Array, of: Callable[[Array], Any]) -> float:
+    """The largest sum, or count, of the weights of one output."""
+    return max((float(of(row)) for row in weight.reshape(len(weight), -1)), default=0.0)
 
 
 def _commensurate(found: list[Term], bias: Array, threshold: float) -> bool:

@@ -492,6 +492,11 @@ MUTATIONS: tuple[Mutation, ...] = (
         how=instead(lambda *_a: 1.0), found="a: an input of the network can push v out of the state",
     ),
     Mutation(
+        rule="integer_formats.rooms", what="a state of two bits more", network="graded",
+        how=after(lambda out, *_a: tuple((sign, 4 * room) for sign, room in out)),
+        found="a: an input of the network can push v out of the state",
+    ),
+    Mutation(
         rule="integer_formats.reach", what="currents twice as large as expected", network="hard",
         how=after(lambda out, *_a: out / 2), found="c1: current does not fit",
     ),

