@@ -95,6 +95,8 @@ def find(graph: Graph, node: fixed.FixedLIF, bounds: Bounds, data: Inputs, seed:
         spikes = {n.name: sent[n.name][: n.steps or None] for n in layer.of(fixed.FixedInput)}
         rest = {n.name: np.take(data[n.name], [0], axis=_axis(n)) for n in graph.of(fixed.FixedInput)}
         return CounterExample(error=error, network=graph, layer=layer, spikes=spikes, inputs=rest | found)
+    if not layer.of(fixed.FixedInput):
+        return None
     choice = Choice(graph=layer, node=node, box={n.name: _sent(graph, n, bounds) for n in layer.of(fixed.FixedInput)})
     found = climb(choice, choice.join(*_driven(choice, graph, bounds)), seed)
     error = None if found is None else overflow(layer, found)
@@ -201,6 +203,9 @@ def _network(graph: Graph, node: fixed.FixedLIF) -> Choice:
     for each in reversed(graph.nodes):
         if each.name in behind:
             behind |= set(each.inputs)
+    sources = [n.name for n in graph.of(fixed.FixedInput)]
+    if not behind.intersection(sources):  # neurons that nothing drives; the interpreter wants to know how many samples
+        behind |= set(sources[:1])
     cut = replace(graph, nodes=tuple(n for n in graph if n.name in behind), outputs=(node.name,))
     return Choice(graph=cut, node=node, box={n.name: _declared(n) for n in cut.of(fixed.FixedInput)})
 
