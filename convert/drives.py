@@ -28,19 +28,18 @@ def wanted(graph: Graph, node: fixed.FixedLIF, neuron: int, sign: int) -> Wanted
         one = np.zeros(node.shape).reshape(-1)
         one[neuron] = sign
         _through(graph, source, one, found)
-    return found
+    return {name: np.clip(share, 0.0, 1.0) for name, share in found.items()}  # whole weights are 1 or more
 
 
 def _through(graph: Graph, node: Node, weight: Array, found: Wanted) -> None:
     """Add what the sources of ``node`` should send, of which each element counts with ``weight`` (flat)."""
     match node:
         case fixed.FixedInput() | fixed.FixedLIF():
-            share = np.clip(weight.reshape(node.shape), 0.0, 1.0)
-            found[node.name] = np.maximum(found.get(node.name, 0.0), share)
+            found[node.name] = found.get(node.name, 0.0) + weight.reshape(node.shape)
         case fixed.FixedConv2d() | fixed.FixedLinear() | fixed.HeldCurrent():
             (source,) = graph.sources(node)
             row = _row(node, int(np.abs(weight).argmax()), source.shape) * np.sign(weight[np.abs(weight).argmax()])
-            _through(graph, source, _signs(source, row.reshape(-1)), found)
+            _through(graph, source, row.reshape(-1), found)
         case fixed.FixedLayerNorm() | fixed.FixedStepGain():
             for source in graph.sources(node):
                 each = weight * np.sign(node.gain)
@@ -58,11 +57,6 @@ def _through(graph: Graph, node: Node, weight: Array, found: Wanted) -> None:
                 _through(graph, source, np.full(source.shape, float(weight.sum() * node.gain > 0)).reshape(-1), found)
         case _:
             raise DomainError("no drive through this node", where=node.name, found=node.kind)
-
-
-def _signs(source: Node, row: Array) -> Array:
-    """Weights as what is wanted of a population or input; a product still has to see their sizes."""
-    return row if isinstance(source, fixed.Product) else np.sign(row)
 
 
 def _counts(graph: Graph, node: fixed.FixedUnitCurrent, weight: Array, found: Wanted) -> None:

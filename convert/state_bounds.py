@@ -9,15 +9,15 @@ too as long as no reset comes between.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from avsnn.convert.intervals import Interval, of_node
+from avsnn.convert.intervals import Interval, of_node, of_sums
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.fixed_interpreter import bias_of
 from avsnn.convert.ir.graph import Graph
-from avsnn.convert.ir.node import Array
+from avsnn.convert.ir.node import Array, Node
 from avsnn.hw_profiles import fixed_point as fx
 
 
@@ -96,13 +96,42 @@ def states_of(graph: Graph, node: fixed.FixedLIF, sent: dict[str, Interval]) -> 
     current = Interval.of(node.shape, 0, 0)
     constant = np.broadcast_to(bias_of(node), node.shape).astype(np.int64)
     bias = Interval(low=constant, high=constant)
-    for source in graph.sources(node):
-        arriving = sent[source.name].reshape(node.shape)
+    for source, sends in _together(graph, node, sent):
+        arriving = sends.reshape(node.shape)
         if isinstance(source, fixed.HeldCurrent) and source.port == "bias":
             bias = bias + (arriving << fx.ACTIVATION_SHIFT)
         else:
             current = current + arriving
     return _over_window(node, current, bias, node.steps or node.reset_interval or graph.timesteps)
+
+
+def _together(graph: Graph, node: fixed.FixedLIF, sent: dict[str, Interval]) -> list[tuple[Node, Interval]]:
+    """What a population reads and what that sends; connections alike from one source are one, with summed weights.
+
+    Apart, each would take the source at the end that suits it.
+    """
+    alike: dict[tuple[object, ...], list[Node]] = {}
+    for source in graph.sources(node):
+        alike.setdefault(_likeness(source), []).append(source)
+    found: list[tuple[Node, Interval]] = []
+    for first, *others in alike.values():
+        if others and isinstance(first, fixed.Synapse):
+            weight = sum((s.weight for s in others if isinstance(s, fixed.Synapse)), start=first.weight)
+            first = replace(first, weight_mant=weight, weight_exp=0)
+            found.append((first, of_sums(first, sent[first.inputs[0]])))
+        else:
+            found.append((first, sent[first.name]))
+    return found
+
+
+def _likeness(source: Node) -> tuple[object, ...]:
+    """Equal for connections that may be added up."""
+    if isinstance(source, fixed.FixedConv2d):
+        geometry = (source.stride, source.padding, source.dilation, source.groups)
+        return (source.inputs, source.shape, source.delay, source.weight_mant.shape, geometry)
+    if isinstance(source, fixed.FixedLinear) and source.output_delay is None:
+        return (source.inputs, source.shape, source.delay, source.weight_mant.shape)
+    return (source.name,)
 
 
 def _over_window(node: fixed.FixedLIF, current: Interval, bias: Interval, steps: int) -> States:
@@ -112,7 +141,7 @@ def _over_window(node: fixed.FixedLIF, current: Interval, bias: Interval, steps:
     u = rest = reach_u = zero
     reach_v: Interval | None = None
     late: Interval | None = None  # where neurons that have fired are, if they are reset a step late
-    fires = can = np.zeros(node.shape, dtype=bool)
+    fires = can = must = np.zeros(node.shape, dtype=bool)
     path = met = (~fires, ~fires)  # whether nothing has come between the ends of the current and those of v
     for _ in range(steps):
         u = _decayed(u, fx.UNITY - (node.decay_u + 1)) + (current << fx.ACTIVATION_SHIFT)
@@ -120,13 +149,13 @@ def _over_window(node: fixed.FixedLIF, current: Interval, bias: Interval, steps:
         drive = u + bias
         v = _decayed(rest, fx.UNITY - node.decay_v) + drive
         if late is not None:
-            fired = v.hull(_less(_decayed(late, fx.UNITY - node.decay_v) + drive, node.subtract))
-            v = _where(can, fired, v)
+            fired = _less(_decayed(late, fx.UNITY - node.decay_v) + drive, node.subtract)
+            v = _where(must, fired, _where(can, v.hull(fired), v))
         if reach_v is None:
             reach_v = v
         met = np.where(v.low < reach_v.low, path[0], met[0]), np.where(v.high > reach_v.high, path[1], met[1])
         reach_v, v = reach_v.hull(v), _clipped(v, top)
-        can = v.high > level
+        can, must = v.high > level, v.low > level
         fires = fires | can
         rest, late = _after(node, v, level)
         same = rest.low == v.low, rest.high == v.high
