@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from avsnn.convert.finetune_cells import PER_ACTIVATION, IntegerCell, Leak, float_for
 from avsnn.convert.finetune_layers import Bias, HostCurrent, UnitCurrent, Weights, multiplied
-from avsnn.convert.intervals import Interval, of_product
+from avsnn.convert.intervals import Interval, of_product, steps_of
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.activity import Activity
 from avsnn.convert.ir.graph import Graph
@@ -96,7 +96,9 @@ class IntegerNet(nn.Module):
             case fixed.FixedUnitCurrent():
                 self._put(node, UnitCurrent(node))
             case fixed.Product():
-                made = of_product(node, [Interval.of(x.shape, 0, 1) for x in graph.sources(node)], graph.timesteps)
+                made = of_product(
+                    node, [Interval.of(x.shape, 0, 1) for x in graph.sources(node)], steps_of(graph, node)
+                )
                 most = max(1, made.peak)
                 self._levels[node.name] = most
                 float_for(most * max(graph.timesteps, 1), where=node.name)
