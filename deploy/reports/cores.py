@@ -46,7 +46,9 @@ def cores_table(report: Mapping[str, Any]) -> RenderableType | None:
     if "refused" in mapping:
         return Text(f"Cores: does not fit. {mapping['refused']}", style="yellow")
     table = Table(title="Cores", title_justify="left", box=None, pad_edge=False)
-    for k, column in enumerate(("population", "cores", *(f"{name}, most" for name in USED.values()))):
+    for k, column in enumerate(
+        ("population", "cores", *(f"{name}{', bits' if 'bits' in key else ''}, most" for key, name in USED.items()))
+    ):
         table.add_column(column, justify="left" if k == 0 else "right", overflow="fold")
     for name in dict.fromkeys(core["population"] for core in mapping["cores"]):
         cores = [core for core in mapping["cores"] if core["population"] == name]

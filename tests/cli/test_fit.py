@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from avsnn.hw_profiles.profile import load_profile
 from tests.cli.conftest import Command
 
 
@@ -24,8 +25,6 @@ def test_a_checkpoint_and_its_bundle_get_the_same_answer(avsnn: Command, checkpo
 
 
 def test_the_table_shows_what_does_not_fit(avsnn: Command, checkpoint: Path, tmp_path: Path) -> None:
-    from avsnn.hw_profiles.profile import load_profile
-
     small = tmp_path / "small.toml"
     text = Path(load_profile("loihi2").path).read_text(encoding="utf-8")
     small.write_text(text.replace('fan_in_max = { value = "unlimited"', "fan_in_max = { value = 3"), encoding="utf-8")
@@ -37,6 +36,20 @@ def test_the_table_shows_what_does_not_fit(avsnn: Command, checkpoint: Path, tmp
     assert code == 0
     assert "not checked: axons_in_per_core, axons_out_per_core" in out
     assert "neurons" in out
+
+
+def test_check_lists_what_fits_no_core_as_risky(avsnn: Command, checkpoint: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small.toml"
+    text = Path(load_profile("loihi2").path).read_text(encoding="utf-8")
+    small.write_text(text.replace('fan_in_max = { value = "unlimited"', "fan_in_max = { value = 3"), encoding="utf-8")
+    code, out, _ = avsnn("check", checkpoint, "--target", small, "--json")
+    assert code == 0
+    (entry,) = (e for e in json.loads(out)["entries"] if "fits no core" in e["reason"])
+    assert entry["severity"] == "risky"
+    assert "limit 3 (fan_in_max)" in entry["reason"]
+    assert "at most about 3" in entry["suggestion"]
+    code, out, _ = avsnn("check", checkpoint, "--json")
+    assert "fits no core" not in out
 
 
 @pytest.mark.parametrize(

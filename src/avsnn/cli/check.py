@@ -24,9 +24,10 @@ from avsnn.convert.check import UNSUPPORTED, Checked, Traced, check, of_graph
 from avsnn.convert.ir.fixed_nodes import Product, Received
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array
+from avsnn.convert.passes.map_cores import map_cores
 from avsnn.convert.risks import Risk
 from avsnn.deploy.capability import REFUSED, REMEDIES, answers, wide_messages
-from avsnn.errors import InputError, TraceError
+from avsnn.errors import CapabilityError, InputError, TraceError
 from avsnn.hw_profiles.profile import Profile, load_profile
 
 SAMPLES = 4  # generated where shapes alone are given
@@ -95,6 +96,12 @@ def _abilities(graph: Graph, profile: Profile) -> Iterator[Risk]:
     for error in wide_messages(graph, profile):
         reason = f"{error.what}, found {error.found}, limit {error.limit}"
         yield Risk(node=error.where, reason=reason, suggestion=error.remedy, surely=True)
+    if profile.limits.cores_per_chip is not None:
+        try:
+            map_cores(graph, profile)
+        except CapabilityError as error:
+            reason = f"{error.what}, found {error.found}, limit {error.limit}: it converts, but fits no core"
+            yield Risk(node=error.where.split(" (")[0], reason=reason, suggestion=error.remedy)
 
 
 def _checkpoint(args: argparse.Namespace) -> tuple[Traced, dict[str, Array]]:
