@@ -12,16 +12,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from avsnn.convert import equivalence as eq
 from avsnn.convert.finetune_data import Samples, graph_teacher, module_teacher
-from avsnn.convert.finetune_graph import IntegerNet, activity, tensors
 from avsnn.convert.finetune_loop import STATE, Options, Problem, Row, Tuner
+from avsnn.convert.finetune_proof import compare
 from avsnn.convert.finetune_start import Start, describe, start
-from avsnn.convert.idle_mistakes import idle_on
-from avsnn.convert.ir.activity import Activity
-from avsnn.convert.ir.fixed_interpreter import logical, to_integers
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array
 from avsnn.convert.tuning import Tuned, Untuned
@@ -144,24 +138,3 @@ def begin(untuned: Untuned) -> Start:
 def _few(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
     coding = {node.name: getattr(node, "coding", "direct") for node in graph if not node.inputs}
     return {name: x[:COMPARED] if coding[name] == "direct" else x[:, :COMPARED] for name, x in inputs.items()}
-
-
-def compare(net: IntegerNet, inputs: Mapping[str, Array], data: str) -> eq.Check:
-    """Compare what was trained with the graph that is deployed: every spike, state and answer.
-
-    Raises:
-        VerifyError: something differs, everything is silent, or a planted mistake goes unnoticed.
-    """
-    graph = net.integers()
-    integers = to_integers(graph, inputs)
-    expected = activity(net, integers)
-    plain = net({name: x for name, x in tensors(graph, integers, next(net.parameters()).device).items()})
-    trained = {name: raw.detach().cpu().double().numpy().astype(np.int64) for name, raw in plain.raw.items()}
-    expected = replace(expected, outputs=trained)
-
-    def run(spoiled: Graph) -> Activity:
-        return logical(spoiled, integers)
-
-    found = run(graph)
-    check = eq.compare("quantised = what was trained", data, expected, found, exact=True)
-    return eq.with_controls(check, expected, run, eq.negated_row(graph), idle_on(graph, integers, found))

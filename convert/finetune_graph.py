@@ -2,7 +2,7 @@
 
 Spikes pass synapses for all steps at once; neurons walk through time. Windows of max pools are computed as maxima,
 which for spikes is the same, and which passes gradients better; `IntegerNet.record` computes them as the graph says.
-What is proved of this module is proved of the graph: `compare` runs both and compares every spike, state and answer.
+What is proved of this module is proved of the graph: `avsnn.convert.finetune_proof` runs both and compares.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from avsnn.convert.finetune_cells import PER_ACTIVATION, IntegerCell, Leak, floa
 from avsnn.convert.finetune_layers import Bias, HostCurrent, UnitCurrent, Weights, multiplied
 from avsnn.convert.intervals import Interval, of_product, steps_of
 from avsnn.convert.ir import fixed_nodes as fixed
-from avsnn.convert.ir.activity import Activity
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
 from avsnn.convert.passes.integer_formats import Target, growth
@@ -95,6 +94,9 @@ class IntegerNet(nn.Module):
                 self._put(node, HostCurrent(graph, node, self.target, _level(reader), room))
             case fixed.FixedUnitCurrent():
                 self._put(node, UnitCurrent(node))
+            case fixed.Received():
+                remedy = "leave fine-tuning out; norms at run time and gains per step cannot be fine-tuned yet"
+                raise CapabilityError("no rule to fine-tune it", where=node.name, found=node.kind, remedy=remedy)
             case fixed.Product():
                 made = of_product(
                     node, [Interval.of(x.shape, 0, 1) for x in graph.sources(node)], steps_of(graph, node)
@@ -348,22 +350,6 @@ def _recorded(name: str, u: Tensor, drive: Tensor, cell: IntegerCell, found: Ans
     found.spikes[name] = _resting(torch.stack(fired), len(drive))
     found.states[name] = {key: _resting(state, len(drive)) for key, state in {"u": u, "v": torch.stack(v)}.items()}
     return found.spikes[name]
-
-
-def activity(net: IntegerNet, integers: Mapping[str, Array]) -> Activity:
-    """Run samples on the device of ``net`` and return what the interpreter would: every spike, state and answer."""
-    device = next(net.parameters()).device
-    found = net.record(tensors(net.graph, integers, device))
-
-    def whole(x: Tensor) -> Array:
-        values: Array = x.cpu().double().numpy()
-        return values.astype(np.int64)
-
-    return Activity(
-        outputs={name: whole(raw) for name, raw in found.raw.items()},
-        spikes={name: spikes.cpu().numpy() != 0 for name, spikes in found.spikes.items()},
-        states={name: {key: whole(x) for key, x in state.items()} for name, state in found.states.items()},
-    )
 
 
 def tensors(graph: Graph, integers: Mapping[str, Array], device: torch.device | str) -> dict[str, Tensor]:

@@ -93,9 +93,13 @@ class Weights(nn.Module):
 def convolved(x: Tensor, weight: Tensor, node: fixed.FixedConv2d | fixed.HeldCurrent) -> Tensor:
     """Convolution of x (N, *source) as the node has it; exact in floats that hold every sum."""
     x = x.reshape(len(x), *image_shape(tuple(x.shape[1:])))
-    found = functional.conv2d(x, weight, None, node.stride, node.padding, node.dilation, node.groups)
-    # Some algorithms for GPUs multiply fractions; whatever they leave is far below a half.
-    found = found.round() if x.is_cuda else found
+    shape = (node.stride, node.padding, node.dilation, node.groups)
+    if x.is_cuda:
+        # No short mantissas; some algorithms multiply fractions, and whatever those leave is far below a half.
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            found = functional.conv2d(x, weight, None, *shape).round()
+    else:
+        found = functional.conv2d(x, weight, None, *shape)
     return found.reshape(len(x), *node.shape)
 
 

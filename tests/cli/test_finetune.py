@@ -64,7 +64,9 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_bundle(
         return honest(self, on_batch)
 
     monkeypatch.setattr(finetune_loop.Tuner, "run_epoch", stopped)
-    assert avsnn(*asked, "--out", tmp_path / "net")[0] == 130
+    code, _, err = avsnn(*asked, "--out", tmp_path / "net")
+    assert code == 130
+    assert "the same command with --resume goes on" in err
     assert not (tmp_path / "net").exists()
     assert (tmp_path / "net.finetune" / "budget-1" / "last.pt").exists()
     monkeypatch.undo()

@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
         if args.module is None:  # else the inputs are not known before the module is traced
             _check(_graph(source), data, calibration, args)
         job = _retraining(args, source, known, progress)
-        with _counter_example(args):
+        with _counter_example(args), finetune.resumable(args):
             bundle = convert(
                 source,
                 calibration,

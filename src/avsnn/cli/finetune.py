@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +73,17 @@ def check(args: argparse.Namespace) -> None:
 def state_folder(out: str) -> Path:
     """Where the state of a run lies until its bundle is whole."""
     return Path(out.rstrip("/") + STATE_SUFFIX)
+
+
+@contextmanager
+def resumable(args: argparse.Namespace) -> Iterator[None]:
+    """Say how to go on with a run that is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if args.finetune is not None and state_folder(args.out).exists():
+            print(f"Stopped; the same command with --resume goes on ({state_folder(args.out)})", file=sys.stderr)
+        raise
 
 
 def retraining(
