@@ -85,6 +85,7 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_bundle(
         (("--resume",), "--resume: needs training samples"),
         (("--finetune", "nowhere.npz"), "nowhere.npz"),
         (("--finetune", "sloclas-sim"), "sloclas-sim: the data set has no such input"),
+        (("--finetune", "avdigits", "--frontier", "curve"), "--frontier: needs labelled samples"),
         (("--finetune", "avdigits", "--epochs", "0"), "epochs: is too small"),
         (("--finetune", "avdigits", "--sop-budget", "2"), "sop_budget: is not a share"),
     ],

@@ -155,7 +155,9 @@ def run(args: argparse.Namespace) -> int:
         write_json(folder / "timing.json", timing)
         seal(folder, bundle.meta)
         if job is not None:
-            finetune.finish(args, job, bundle, data, profile, progress)
+            finetune.write_frontier(args, job, bundle, data, profile, progress)
+    if job is not None:
+        finetune.clear(job)
     _show(args, report, timing, use_lava, args.data or known.name)
     return 0
 

@@ -113,6 +113,8 @@ def retraining(
         device=args.device,
     )
     train, val, source = _samples(args, graph, known)
+    if args.frontier and not (args.data or known.name):
+        raise InputError("needs labelled samples", where="--frontier", remedy="add --data")
     if args.frontier and Path(args.frontier).exists():
         raise InputError("output exists", where="--frontier", found=args.frontier, remedy="choose another folder")
     ladder = tuple(budget for budget in LADDER if budget > args.sop_budget) if args.frontier else ()
@@ -162,7 +164,7 @@ def _samples(args: argparse.Namespace, graph: Graph, known: TrainedOn) -> tuple[
     return train, val, {"name": args.finetune, "values": dict(values), "version": catalogue.find(args.finetune).version}
 
 
-def finish(
+def write_frontier(
     args: argparse.Namespace,
     job: Retraining,
     bundle: Bundle,
@@ -170,10 +172,9 @@ def finish(
     profile: Profile,
     progress: Progress,
 ) -> None:
-    """Write the frontier, if it is asked for, and remove the state of the run: its bundle is whole."""
+    """Write the frontier, if it is asked for."""
     if args.frontier is not None:
-        if data is None:
-            raise InputError("needs labelled samples", where="--frontier", remedy="add --data")
+        assert data is not None  # `retraining` has looked
         progress("frontier")
         found = points(job, bundle, float_right(bundle, data), data, args.samples, profile)
         with staged(args.frontier) as folder:
@@ -181,6 +182,10 @@ def finish(
             title = f"{bundle.meta['name']}, {bundle.meta['weight_bits']}-bit weights, {profile.id}"
             (folder / "frontier.md").write_text(table(found, data=data.name, profile=profile.id), encoding="utf-8")
             (folder / "frontier.svg").write_text(plot(found, title=title), encoding="utf-8")
+
+
+def clear(job: Retraining) -> None:
+    """Remove the state of a run whose bundle is whole."""
     shutil.rmtree(job.folder, ignore_errors=True)
 
 
