@@ -263,16 +263,21 @@ def _bits(bits: int) -> str:
 
 def _energy(report: Mapping[str, Any]) -> RenderableType:
     table = _table(f"Energy per sample: {BANNER}", "profile", "dynamic", "interval", "evidence", "scope", "unpriced")
+    silent, notes = [], dict[str, list[str]]()
     for name, row in report["energy"].items():
         per_sample = row["dynamic_pj_per_sample"]
-        value, interval = "not priced", ""
-        if per_sample is not None:
-            value = _joules(per_sample["value"])
-            interval = f"{_joules(per_sample['lo'])} to {_joules(per_sample['hi'])}"
+        if per_sample is None:
+            silent.append(name)
+            continue
+        interval = f"{_joules(per_sample['lo'])} to {_joules(per_sample['hi'])}"
         unpriced = ", ".join(dict.fromkeys(item["term"] for item in row["unpriced"])) or "nothing"
-        table.add_row(name, value, interval, row["evidence"] or "", row["scope"], unpriced)
-    notes = [f"  {name}: {note}" for name, row in report["energy"].items() for note in row["warnings"]]
-    return Group(table, Text("\n".join(notes))) if notes else table
+        table.add_row(name, _joules(per_sample["value"]), interval, row["evidence"] or "", row["scope"], unpriced)
+        for note in row["warnings"]:
+            notes.setdefault(note, []).append(name)
+    lines = [f"  {', '.join(names)}: {note}" for note, names in notes.items()]
+    if silent:
+        lines.insert(0, f"  not priced, as no energy of an operation is published: {', '.join(silent)}")
+    return Group(table, Text("\n".join(lines))) if lines else table
 
 
 def _joules(pj: float) -> str:

@@ -17,7 +17,8 @@ def test_a_checkpoint_and_its_bundle_get_the_same_answer(avsnn: Command, checkpo
         rows.append(json.loads(out))
     assert rows[0] == rows[1]
     verdicts = {row["profile"]: row["verdict"] for row in rows[0]}
-    assert verdicts == {"cmos45": "no cores", "cpu": "no cores", "loihi1": "fits", "loihi2": "fits"}
+    expected = {"cmos45": "no cores", "cpu": "no cores", "loihi1": "fits", "loihi2": "fits", "odin": "does not fit"}
+    assert expected.items() <= verdicts.items()
     (loihi2,) = (row for row in rows[0] if row["profile"] == "loihi2")
     report = json.loads((bundle / "report.json").read_text())
     assert loihi2["cores"] == len(report["mapping"]["cores"])

@@ -24,9 +24,25 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_the_shipped_profiles() -> None:
-    assert profile_names() == ("cmos45", "cpu", "loihi1", "loihi2")
+    assert len(profile_names()) == 19
     assert profile_names("target") == ("cpu", "loihi2")
-    assert profile_names("pricing") == ("cmos45", "loihi1", "loihi2")
+    assert set(profile_names()) - set(profile_names("pricing")) == {"cpu"}
+
+
+def test_chips_without_a_published_price_of_an_operation_have_none() -> None:
+    silent = {"akida", "brainscales2", "speck", "xylo"}
+    for name in profile_names("pricing"):
+        assert (load_profile(name).energy_pj["sop"].value is None) == (name in silent), name
+
+
+def test_the_price_of_a_whole_chip_is_its_power_over_its_operations() -> None:
+    chip = load_profile("truenorth")
+    point, price = chip.operating_point, chip.energy_pj["sop"]
+    assert point is not None
+    assert point.rate_hz is not None
+    assert point.fan_out is not None
+    per_second = 4096 * 256 * point.rate_hz * point.fan_out
+    assert price.hi == pytest.approx(0.072 / per_second * 1e12, rel=2e-3)
 
 
 @pytest.mark.parametrize("name", profile_names())
@@ -103,7 +119,7 @@ def test_null_is_not_zero() -> None:
 
 
 def test_unknown_names_list_the_known_ones() -> None:
-    with pytest.raises(ProfileError, match="cmos45, cpu, loihi1, loihi2"):
+    with pytest.raises(ProfileError, match="cmos45, cmos7, cpu, darwin3"):
         load_profile("loihi3")
     with pytest.raises(ProfileError, match="limit target, pricing"):
         profile_names("training")

@@ -34,4 +34,4 @@ def test_what_is_not_published_is_shown_as_such(capsys: pytest.CaptureFixture[st
 
 def test_an_unknown_profile_exits_with_2_and_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["profiles", "show", "loihi3"]) == 2
-    assert "limit cmos45, cpu, loihi1, loihi2" in capsys.readouterr().err
+    assert "limit akida, brainscales2, cmos22, cmos45" in capsys.readouterr().err

@@ -53,7 +53,7 @@ from avsnn.deploy.reports.render import render_report
 from avsnn.deploy.reports.report import accuracy_table, build_report
 from avsnn.deploy.repro import INPUTS, write_counter_example
 from avsnn.errors import CertificateError, InputError
-from avsnn.hw_profiles.profile import load_profile
+from avsnn.hw_profiles.profile import load_profile, profile_names
 from avsnn.hw_profiles.schema import Profile
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--counter-example", metavar="DIR", help=broken)
     finetune.configure(parser)
-    parser.add_argument("--profiles", default="loihi2,loihi1,cmos45", help="profiles to price, comma separated")
+    parser.add_argument("--profiles", metavar="NAMES", help="profiles to price, comma separated (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of generated inputs (default 0)")
     parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds that Lava may take")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -117,7 +117,8 @@ def run(args: argparse.Namespace) -> int:
     if args.counter_example and Path(args.counter_example).exists():
         raise InputError("exists already", where=args.counter_example, remedy="name another folder")
     profile = load_profile(args.target)
-    priced = [load_profile(name) for name in args.profiles.split(",") if name]
+    names = profile_names("pricing") if args.profiles is None else [name for name in args.profiles.split(",") if name]
+    priced = [load_profile(name) for name in names]
     use_lava = _use_lava(args.backend, profile.id)
     with staged(args.out, force=args.force) as folder, steps(quiet=args.json) as progress:
         start = time.perf_counter()

@@ -38,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
             rows = [{"name": p.id, "title": p.title, "uses": list(p.uses), "sha256": p.sha256} for p in profiles]
             print(json.dumps(rows, indent=2))
         else:
-            print("\n".join(f"{p.id:<10} {', '.join(p.uses):<16} {p.title}" for p in profiles))
+            width = max(len(p.id) for p in profiles)
+            print("\n".join(f"{p.id:<{width}}  {', '.join(p.uses):<15}  {p.title}" for p in profiles))
         return 0
     profile = load_profile(args.name)
     print(json.dumps(profile_json(profile), indent=2) if args.json else "\n".join(_lines(profile)))
