@@ -52,7 +52,7 @@ def cores_table(report: Mapping[str, Any]) -> RenderableType | None:
         table.add_column(column, justify="left" if k == 0 else "right", overflow="fold")
     for name in dict.fromkeys(core["population"] for core in mapping["cores"]):
         cores = [core for core in mapping["cores"] if core["population"] == name]
-        table.add_row(name, str(len(cores)), *(_most(cores, field, mapping["limits"].get(field)) for field in USED))
+        table.add_row(name, str(len(cores)), *(most(cores, field, mapping["limits"].get(field)) for field in USED))
     lines = [in_words(mapping)]
     if (place := mapping.get("placement")) is not None:
         saved = f"row by row {place['row_major_hops']:,}, tile by tile {place['packed_hops']:,}"
@@ -62,6 +62,7 @@ def cores_table(report: Mapping[str, Any]) -> RenderableType | None:
     return Group(table, Text("\n".join(lines)))
 
 
-def _most(cores: list[Mapping[str, Any]], field: str, limit: int | None) -> str:
-    most = max(core[field] for core in cores)
-    return f"{most:,}" if not limit else f"{most:,} ({100 * most / limit:.0f} %)"
+def most(cores: list[Mapping[str, Any]], field: str, limit: int | None) -> str:
+    """The largest number that one of these cores holds, and its share of the limit where that is known."""
+    number = max(core[field] for core in cores)
+    return f"{number:,}" if not limit else f"{number:,} ({100 * number / limit:.0f} %)"

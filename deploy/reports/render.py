@@ -65,7 +65,7 @@ def _proofs(report: Mapping[str, Any]) -> RenderableType:
             f"{row['compared']:,}",
             str(row["mismatches"]),
             str(row.get("ties", 0)),
-            _noticed(row),
+            noticed(row),
         )
     windows, differing = report["tie_windows_checked"], report.get("tie_windows_differing", 0)
     same = f"compared with exact fractions, {differing:,} differ" if differing else "equal to exact fractions"
@@ -76,10 +76,12 @@ def _proofs(report: Mapping[str, Any]) -> RenderableType:
         f"{report['integers_checked']:,} integers within half a step of their real value{before}; "
         f"{windows:,} windows full of ties {same}"
     )
-    return Group(table, integers, *_finetuned(report), *(Text(line) for line in overflow_lines(report)))
+    return Group(
+        table, integers, *(Text(line) for line in finetuned(report)), *(Text(line) for line in overflow_lines(report))
+    )
 
 
-def _noticed(row: Mapping[str, Any]) -> str:
+def noticed(row: Mapping[str, Any]) -> str:
     """How many planted mistakes were noticed of those that could change anything; older bundles do not say."""
     planted, idle = row.get("controls_planted", "?"), len(row.get("controls_idle", ()))
     return (
@@ -89,7 +91,7 @@ def _noticed(row: Mapping[str, Any]) -> str:
     )
 
 
-def _finetuned(report: Mapping[str, Any]) -> list[RenderableType]:
+def finetuned(report: Mapping[str, Any]) -> list[str]:
     """How the integers were trained; nothing where they were not, or in older reports."""
     found = report.get("finetuned")
     if not found:
@@ -98,10 +100,8 @@ def _finetuned(report: Mapping[str, Any]) -> list[RenderableType]:
     budget = "" if options["sop_budget"] == 1 else f", {100 * options['sop_budget']:g} % of synaptic operations allowed"
     where = found["samples"].get("name") or found["samples"].get("file")
     return [
-        Text(
-            f"fine-tuned on {found['samples']['train']:,} samples of {where}, {options['epochs']} epochs{budget}: "
-            f"{100 * last['val_accuracy']:.1f} % right on {found['samples']['val']:,} others"
-        )
+        f"fine-tuned on {found['samples']['train']:,} samples of {where}, {options['epochs']} epochs{budget}: "
+        f"{100 * last['val_accuracy']:.1f} % right on {found['samples']['val']:,} others"
     ]
 
 

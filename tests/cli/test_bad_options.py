@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from avsnn.hw_profiles.profile import load_profile
+from tests.cli.conftest import listing
 
 Command = Callable[..., tuple[int, str, str]]
 Refused = Callable[..., str]
@@ -387,6 +388,29 @@ def test_run_keeps_what_is_there(avsnn: Command, bundle: Path, arrays: dict[str,
     assert code == 2
     assert "--force to replace it" in err
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["{bundle}", "--html", "{tmp}/a"], "a page shows one bundle"),
+        (["{bundle}/../{name}"], "the same bundle twice"),
+        (["--html", "{bundle}/report.html", "--force"], "whose files are sealed"),
+        (["--csv", "{bundle}/new.csv"], "whose files are sealed"),
+        (["--csv", "{tmp}/a", "--html", "{tmp}/a"], "the same file as --html"),
+        (["--csv", "{tmp}/none/a"], "cannot be written"),
+        (["--csv", "{tmp}", "--force"], "exists already"),
+    ],
+)
+def test_reports_that_cannot_be_written(
+    avsnn: Command, bundle: Path, tmp_path: Path, options: list[str], expected: str
+) -> None:
+    filled = [part.format(bundle=bundle, tmp=tmp_path, name=bundle.name) for part in options]
+    before = listing(bundle)
+    code, out, err = avsnn("report", bundle, *filled)
+    assert (code, out, len(err.splitlines())) == (2, "", 1), err
+    assert expected in err
+    assert (listing(bundle), listing(tmp_path)) == (before, [])
 
 
 @pytest.mark.parametrize("command", ["run", "report"])

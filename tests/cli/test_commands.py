@@ -68,6 +68,7 @@ def test_convert_for_the_chip(avsnn: Command, checkpoint: Path, labelled: Path, 
         "graphs",
         "lava",
         "manifest.json",
+        "report.html",
         "report.json",
         "timing.json",
         "verification.json",
@@ -256,6 +257,36 @@ def test_report(avsnn: Command, bundle: Path) -> None:
     code, text, err = avsnn("report", bundle, "--json")
     assert (code, err) == (0, "")
     assert json.loads(text) == json.loads((bundle / "report.json").read_text())
+
+
+def test_the_page_of_a_report_is_made_again(avsnn: Command, bundle: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    code, text, err = avsnn("report", bundle, "--html", page)
+    assert (code, err) == (0, "")
+    assert f"Written: {page}" in text
+    assert page.read_bytes() == (bundle / "report.html").read_bytes()
+    page.write_text("mine")
+    code, _, err = avsnn("report", bundle, "--html", page)
+    assert (code, page.read_text()) == (2, "mine")
+    assert "--force to replace it" in err
+    assert avsnn("report", bundle, "--html", page, "--force")[0] == 0
+    assert page.read_bytes() == (bundle / "report.html").read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_bundles_are_compared(avsnn: Command, bundle: Path, tmp_path: Path) -> None:
+    other, layers = tmp_path / "other", tmp_path / "layers.csv"
+    shutil.copytree(bundle, other)
+    code, text, err = avsnn("report", bundle, other, "--csv", layers)
+    assert (code, err) == (0, "")
+    assert "SOP stored per sample" in text
+    rows = layers.read_text().splitlines()
+    assert len({row.split(",")[0] for row in rows[1:]}) == 2
+    code, text, err = avsnn("report", bundle, other, "--json")
+    assert (code, err) == (0, "")
+    one, two = json.loads(text).values()
+    assert one == two
+    assert one["sop_stored_per_sample"] > 0
 
 
 def flipped(path: Path) -> None:

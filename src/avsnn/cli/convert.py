@@ -49,6 +49,7 @@ from avsnn.deploy.capability import capabilities
 from avsnn.deploy.executions import Executions, execute_all
 from avsnn.deploy.reports.counts import count
 from avsnn.deploy.reports.energy import MemoryWords, price
+from avsnn.deploy.reports.html import page_of
 from avsnn.deploy.reports.render import render_report
 from avsnn.deploy.reports.report import accuracy_table, build_report
 from avsnn.deploy.repro import INPUTS, write_counter_example
@@ -154,6 +155,7 @@ def run(args: argparse.Namespace) -> int:
         timing["accuracy, counts, files"] = time.perf_counter() - start - sum(timing.values())
         write_json(folder / "report.json", report)
         write_json(folder / "timing.json", timing)
+        (folder / "report.html").write_text(page_of(folder), encoding="utf-8")
         seal(folder, bundle.meta)
         if job is not None:
             finetune.write_frontier(args, job, bundle, data, profile, progress)

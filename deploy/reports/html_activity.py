@@ -1,0 +1,121 @@
+"""Sections of the page that say what happens inside: firing rates, operations of every layer, the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from avsnn.deploy.reports.charts import Row, bars, histogram, timeline
+from avsnn.deploy.reports.element import Markup
+from avsnn.deploy.reports.html_table import paragraph, table
+
+HISTOGRAM = "Firing rates of the populations"
+KIB_BITS = 8192
+
+
+def activity(report: Mapping[str, Any]) -> list[Markup]:
+    """How often populations fire and how much of their range they use."""
+    found = report["populations"]
+    if not found:
+        return [paragraph("The network has no neurons on the chip.")]
+    spread = histogram(HISTOGRAM, [100 * row["rate"] for row in found], "% of steps with a spike", "populations")
+    spikes = {row["name"]: row for row in report["counts"]["populations"]}
+    samples, rows, shown = report["counts"]["samples"], [], []
+    for row in found:
+        sent = spikes[row["name"]]["spikes"] / samples
+        used = "saturated" if row["v_max"] >= row["state_limit"] else f"{100 * row['v_max'] / row['state_limit']:.1f} %"
+        rate = f"{100 * row['rate']:.2f} %" if row["rate"] else "silent"
+        compared = f"{sum(row['compared'].values()):,}"
+        rows.append(
+            (
+                row["name"],
+                row["role"],
+                f"{row['neurons']:,}",
+                rate,
+                f"{sent:,.0f}",
+                used,
+                compared,
+                f"{row['offset']:,}",
+            )
+        )
+        shown.append(Row(label=row["name"], values=(sent,), texts=(f"{sent:,.0f}",)))
+    columns = ("population", "role", "neurons", "spike rate", "spikes", "v used", "compared", "starts at step")
+    return [
+        spread,
+        bars(f"Spikes per sample, mean of {samples:,}", shown, ("spikes",), "spikes per sample"),
+        table(columns, rows, numbers=(2, 3, 4, 5, 6, 7)),
+    ]
+
+
+def layers(report: Mapping[str, Any]) -> list[Markup]:
+    """Operations and weights of every connection, of products of activity, and of the host."""
+    counts, bits = report["counts"], report["meta"]["weight_bits"]
+    samples, rows, sops, memory = counts["samples"], [], [], []
+    for row in counts["synapses"]:
+        means = [row[name] / samples for name in ("sop_stored", "sop_nonzero")]
+        shown = [f"{mean:,.0f}" for mean in means]
+        kept = row["weights"] * bits / KIB_BITS
+        sops.append(Row(label=row["name"], values=tuple(means), texts=tuple(shown)))
+        memory.append(Row(label=row["name"], values=(kept,), texts=(f"{kept:,.1f} KiB",)))
+        sizes = (row["connections"], row["weights"])
+        rows.append((row["name"], f"{row['events'] / samples:,.0f}", *shown, *(f"{size:,}" for size in sizes)))
+    total, spread = counts["total"], counts["sop_per_sample"]
+    sums = [f"{total[name] / samples:,.0f}" for name in ("events", "sop_stored", "sop_nonzero")]
+    sizes = tuple(sum(row[name] for row in counts["synapses"]) for name in ("connections", "weights"))
+    rows.append(("total", *sums, *(f"{size:,}" for size in sizes)))
+    columns = ("connection", "events", "SOP stored", "SOP non-zero", "connections", "weights")
+    series = ("over all stored connections", "over weights that are not 0")
+    return [
+        paragraph(
+            f"Synaptic operations (SOP) are counted from spikes, exactly; means of {samples:,} samples. Smallest "
+            f"sample {spread['min']:,}, median {spread['median']:,}, largest {spread['max']:,}."
+        ),
+        bars("Synaptic operations per sample", sops, series, "operations per sample"),
+        bars(f"Weights at {bits} bits", memory, ("of weights",), "KiB"),
+        table(columns, rows, numbers=(1, 2, 3, 4, 5), total=True),
+        *_apart(report),
+    ]
+
+
+def _apart(report: Mapping[str, Any]) -> list[Markup]:
+    """What is no synaptic operation: updates of neurons, products of activity, work of the host."""
+    counts = report["counts"]
+    samples, total = counts["samples"], counts["total"]
+    updates, driven = total["neuron_updates"] / samples, total["driven"]
+    known = "not counted" if driven is None else f"{driven / samples:,.0f}"
+    host = f"On the host: {total['host_macs'] / samples:,.0f} multiply-accumulates per sample."
+    parts = [paragraph(f"Neuron updates per sample: {updates:,.0f}, of which driven by a message: {known}. {host}")]
+    if counts.get("products"):
+        rows = []
+        for row in counts["products"]:
+            numbers = (row.get("ands"), row.get("accs"), row.get("muls"), row["dense_macs"])
+            means = ("not counted" if number is None else f"{number / samples:,.0f}" for number in numbers)
+            rows.append((row["name"], *means))
+        columns = ("product of activity", "AND", "additions", "multiplications", "dense order")
+        parts.append(table(columns, rows, numbers=(1, 2, 3, 4)))
+    return parts
+
+
+def pipeline(report: Mapping[str, Any]) -> list[Markup]:
+    """When each population works on the first sample, and which paths wait for longer ones."""
+    waits: dict[str, int] = {}
+    targets = {row["name"]: row["targets"] for row in report["counts"]["synapses"]}
+    for delay in report["delays"]:
+        for target in targets.get(delay["synapse"], ()):
+            waits[target] = max(waits.get(target, 0), delay["delay"])
+    works = [(row["name"], row["offset"], row["steps"]) for row in report["populations"]]
+    ends = report["latency_steps"]
+    window = report["counts"]["steps"]
+    works += [(name, ends - window, window) for name in waits if name not in {row[0] for row in works}]
+    rows = [(name, start, steps, min(waits.get(name, 0), start)) for name, start, steps in works]
+    parts = [
+        paragraph(
+            f"The first answer comes after {ends:,} steps, then one every {window:,}. "
+            f"{len(report['delays']):,} paths are delayed to meet longer ones."
+        ),
+        timeline("Steps in which each population works on the first sample", rows, ends),
+    ]
+    if report["delays"]:
+        rows_of = [(d["synapse"], f"{d['delay']:,}", f"{d['relays']:,}") for d in report["delays"]]
+        parts.append(table(("path", "delay in steps", "relay populations"), rows_of, numbers=(1, 2)))
+    return parts

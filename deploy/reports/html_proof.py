@@ -1,0 +1,87 @@
+"""Sections of the page that say how right the network is: accuracy, exactness, overflow, what runs where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from avsnn.deploy.reports.charts import WIDTH, WORDS, Row, intervals, linear
+from avsnn.deploy.reports.element import Markup
+from avsnn.deploy.reports.html_table import paragraph, table
+from avsnn.deploy.reports.overflow import overflow_lines
+from avsnn.deploy.reports.render import finetuned, noticed
+
+
+def accuracy(report: Mapping[str, Any]) -> list[Markup]:
+    """Every stage with its interval, and the paired difference to the first."""
+    found = report["accuracy"]
+    if not found:
+        return [paragraph("Not measured: there were no labelled samples.")]
+    shown, rows = [], []
+    for name, row in found["stages"].items():
+        low, high = row["interval95"]
+        difference = found["differences"].get(name)
+        paired = "" if difference is None else f"{100 * difference['difference']:+.1f} points"
+        if difference is not None:
+            paired += " [{:+.1f}, {:+.1f}]".format(*(100 * edge for edge in difference["interval95"]))
+        low_high = f"{100 * low:.1f} to {100 * high:.1f} %"
+        percent = f"{100 * row['accuracy']:.1f} %"
+        shown.append(
+            Row(label=name, values=(100 * low, 100 * row["accuracy"], 100 * high), texts=(f"{percent}, {low_high}",))
+        )
+        right = f"{row['correct']:,} of {row['count']:,}"
+        rows.append((name, percent, low_high, right, paired))
+    columns = ("stage", "accuracy", "95 % interval", "right", f"against {found['against']}, paired")
+    title = f"Accuracy on {found['samples']:,} samples of {found['data']}, with 95 % intervals"
+    chart = intervals(title, shown, linear(100.0, "% right", left=120.0, right=WIDTH - WORDS))
+    return [chart, table(columns, rows, numbers=(1, 2, 3, 4)), *map(paragraph, finetuned(report))]
+
+
+def exactness(report: Mapping[str, Any]) -> list[Markup]:
+    """What was compared with what, how much of it differed, and whether planted mistakes were noticed."""
+    found = [*report["proofs"], *report["executions"]]
+    rows = []
+    for row in found:
+        numbers = (row["samples"], row["compared"], row["mismatches"], row.get("ties", 0))
+        rows.append((row["name"], row["data"], *(f"{number:,}" for number in numbers), noticed(row)))
+    columns = ("what", "data", "samples", "values compared", "mismatches", "ties", "mistakes noticed")
+    windows, differing = report["tie_windows_checked"], report.get("tie_windows_differing", 0)
+    how = f"{differing:,} of them differ" if differing else "all are equal"
+    return [
+        paragraph(
+            "Each step of the conversion was run before and after, and every value compared. A comparison counts only "
+            "if it also notices mistakes that were planted on purpose; an idle mistake changes nothing on this data."
+        ),
+        table(columns, rows, numbers=(2, 3, 4, 5, 6)),
+        paragraph(
+            f"{report['integers_checked']:,} integers lie within half a step of their real value. {windows:,} windows "
+            f"full of ties were compared with exact fractions: {how}."
+        ),
+    ]
+
+
+def certificate(report: Mapping[str, Any]) -> list[Markup]:
+    """For each node, whether any input at all can overflow its integers."""
+    found = report.get("certificate", [])  # reports of older bundles have none
+    if not found:
+        return [paragraph("This bundle has no certificate.")]
+    rows = []
+    for row in found:
+        what, margin = min(row["margins"].items(), key=lambda item: (item[1]["bits"], item[0]))
+        seen = "" if margin["seen_bits"] is None else f"{margin['seen_bits']:,}"
+        numbers = (f"{margin['bound']:,}", f"{margin['limit']:,}", f"{margin['bits']:,}", seen)
+        rows.append((row["name"], row["kind"], row["verdict"], what, *numbers))
+    columns = ("node", "kind", "verdict", "closest", "bound", "limit", "bits to spare", "on data")
+    return [*map(paragraph, overflow_lines(report)), table(columns, rows, numbers=(4, 5, 6, 7))]
+
+
+def capability(report: Mapping[str, Any]) -> list[Markup]:
+    """How the target runs each node; only what is not native has a row."""
+    found = report["capabilities"]
+    answers = ", ".join(f"{count:,} {answer}" for answer, count in found["by_answer"].items())
+    special = [need for need in found["nodes"] if need["answer"] != "native"]
+    parts = [paragraph(f"Nodes by answer of {report['meta']['target']}: {answers}.")]
+    if special:
+        rows = [(need["node"], need["kind"], need["answer"], need.get("reason", "")) for need in special]
+        parts.append(table(("node", "needs", "runs on", "because"), rows))
+    return parts

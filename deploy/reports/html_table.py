@@ -1,0 +1,39 @@
+"""Rows to an HTML table; columns of numbers stand to the right."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from avsnn.deploy.reports.element import Markup, element
+
+
+def table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    numbers: Collection[int] = (),
+    hashes: Collection[int] = (),
+    total: bool = False,
+) -> Markup:
+    """A table that scrolls on its own where it is wide.
+
+    Args:
+        columns: headings.
+        rows: cells, as they read.
+        numbers: columns that stand to the right.
+        hashes: columns in letters of one width.
+        total: the last row is a sum.
+    """
+    kinds = ["n" if k in numbers else "hash" if k in hashes else None for k in range(len(columns))]
+    head = [element("th", {"class": kind, "scope": "col"}, name) for kind, name in zip(kinds, columns, strict=True)]
+    body = []
+    for k, row in enumerate(rows):
+        cells = [element("td", {"class": kind}, cell) for kind, cell in zip(kinds, row, strict=True)]
+        body.append(element("tr", {"class": "total" if total and k == len(rows) - 1 else None}, *cells))
+    parts = element("thead", {}, element("tr", {}, *head)), element("tbody", {}, *body)
+    return element("div", {"class": "scroll"}, element("table", {}, *parts))
+
+
+def paragraph(text: str) -> Markup:
+    """A note in quiet letters."""
+    return element("p", {"class": "quiet"}, text)

@@ -1,0 +1,337 @@
+"""The page of a report: well-formed, drawn, harmless whatever a network calls its parts, and always the same."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+import struct
+import subprocess
+import zlib
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from avsnn.convert import pipeline
+from avsnn.convert.ir.fixed_interpreter import to_integers
+from avsnn.deploy.capability import capabilities
+from avsnn.deploy.executions import execute_all
+from avsnn.deploy.reports.charts import LEVELS, WIDTH, Row, bars, decades, grid, histogram, linear, round_step
+from avsnn.deploy.reports.compare import LAYERS, compare_table, layers_csv, summary
+from avsnn.deploy.reports.counts import count
+from avsnn.deploy.reports.element import Markup, element, joined
+from avsnn.deploy.reports.energy import BANNER, price
+from avsnn.deploy.reports.html import SECTIONS, render_html
+from avsnn.deploy.reports.html_activity import HISTOGRAM
+from avsnn.deploy.reports.report import accuracy_table, build_report
+from avsnn.hw_profiles.profile import load_profile
+from tests.strategies import inputs_for, spiking_graph
+
+EVIL = "</script><img src=x onerror=alert(1)>"
+KEYED = ("stages", "differences", "energy", "by_answer", "compared", "margins")  # objects that names are the keys of
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+VOID = ("meta",)
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    """Of a small network, with accuracy, cores, a certificate and three profiles."""
+    graph = replace(spiking_graph(1, depth=3), stage="traced")
+    x = inputs_for(graph, 0)
+    bundle = pipeline.convert(graph, calibration=x, target="loihi2")
+    scheduled, loihi2 = bundle.graph("scheduled"), load_profile("loihi2")
+    done = execute_all(scheduled, to_integers(scheduled, x), data="random", lava=None)
+    counts = count(scheduled, {**done.inputs, **done.activity.spikes}, driven=True)
+    right = {"float": np.arange(40) > 3, "quantised": np.arange(40) > 5}
+    made = build_report(
+        meta=bundle.meta,
+        record=bundle.record,
+        graph=scheduled,
+        activity=done.activity,
+        executions=done.checks,
+        accuracy=accuracy_table(right, data="made up"),
+        counts=counts,
+        energy=[price(counts, load_profile(name)) for name in ("loihi2", "loihi1", "cmos45")],
+        capabilities=capabilities(scheduled, loihi2),
+    )
+    found: dict[str, Any] = json.loads(json.dumps(made))
+    assert found["mapping"]["cores"]
+    assert found["certificate"]
+    assert found["counts"]["total"]["spikes"] > 0
+    return found
+
+
+class Page(HTMLParser):
+    """Refuses tags that do not balance; keeps tags with their attributes, and the text of each element by its kind."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.figures: list[list[str]] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len({name for name, _ in attrs}) == len(attrs), tag
+        self.tags.append((tag, dict(attrs)))
+        if tag == "figure":
+            self.figures.append([])
+        if "figure" in self.open and "mark" in (dict(attrs).get("class") or "").split():
+            self.figures[-1].append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def poisoned(value: Any, key: str = "") -> Any:
+    """The same report, in which every text begins like an attack."""
+    match value:
+        case dict():
+            names = (f"{EVIL}{name}" if key in KEYED and "value" not in value else name for name in value)
+            return dict(zip(names, (poisoned(part, name) for name, part in value.items()), strict=True))
+        case list():
+            return [poisoned(part) for part in value]
+        case str():
+            return EVIL + value
+    return value
+
+
+def test_a_page_is_well_formed_and_every_chart_has_drawn(report: dict[str, Any]) -> None:
+    page = Page(render_html(report, digest="0" * 64))
+    assert len(page.figures) == 8, "accuracy, energy, rates, spikes, SOP, weights, pipeline, cores"
+    assert all(page.figures)
+    counts, mapping = report["counts"], report["mapping"]
+    drawn = [len(marks) for marks in page.figures]
+    connections = len(counts["synapses"])
+    assert drawn[:2] == [2, 3]
+    assert drawn[3:6] == [len(report["populations"]), 2 * connections, connections]
+    assert drawn[7] == len(mapping["cores"])
+    anchors = {attributes.get("id") for _, attributes in page.tags}
+    links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    assert len(links) == len(SECTIONS) + 2
+    assert all(link is not None and link[1:] in anchors for link in links)
+    for part in (BANNER, HISTOGRAM, "0 differ", "0" * 64, "fits", report["meta"]["profile_sha256"]):
+        assert part.lower() in page.text.lower(), part
+
+
+def test_the_parser_of_these_tests_notices_what_is_wrong() -> None:
+    for wrong in ("<p><b></p></b>", "<div>", '<p a="1" a="2"></p>'):
+        with pytest.raises(AssertionError):
+            Page(wrong)
+    assert Page('<figure><rect class="s0"></rect></figure>').figures == [[]]
+
+
+def test_a_page_loads_nothing_and_runs_nothing(report: dict[str, Any]) -> None:
+    text = render_html(report, digest="")
+    page = Page(text)
+    assert not {"script", "img", "link", "iframe", "object", "form", "use", "image", "foreignobject"} & {
+        tag for tag, _ in page.tags
+    }
+    for tag, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on") or name in ("src", "style", "xlink:href")], tag
+        assert tag != "a" or (attributes["href"] or "").startswith("#")
+    style = text.split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "prefers-color-scheme: dark" in style
+    assert "@media print" in style
+    policy = next(a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert "unsafe" not in policy
+
+
+def test_names_and_labels_do_nothing(report: dict[str, Any]) -> None:
+    bad = poisoned(report)
+    text = render_html(bad, digest=EVIL)
+    page = Page(text)
+    assert "<img" not in text
+    assert "</script" not in text
+    assert {tag for tag, _ in page.tags} == {tag for tag, _ in Page(render_html(report, digest="")).tags}
+    assert page.text.count(EVIL) > 100, "they are all shown, as text"
+    assert all(not name.startswith("on") for _, attributes in page.tags for name in attributes)
+    out = io.StringIO()
+    Console(file=out, width=200).print(compare_table({"[red]a": summary(bad), "b": summary(report)}))
+    assert "[red]a" in out.getvalue()
+
+
+def test_the_same_report_is_the_same_page(report: dict[str, Any]) -> None:
+    again = json.loads(json.dumps(report, sort_keys=True))
+    page = render_html(json.loads(json.dumps(again)), digest="1")
+    assert page == render_html(again, digest="1")
+    assert page != render_html(again, digest="2")
+
+
+def test_a_large_network_stays_below_five_megabytes(report: dict[str, Any]) -> None:
+    large = json.loads(json.dumps(report))
+    rows, counts = large["populations"], large["counts"]
+    for table in (rows, counts["populations"], counts["synapses"], large["certificate"], large["delays"]):
+        table *= 1 + 400 // max(1, len(table))
+    large["mapping"]["cores"] = [
+        core | {"core": k, "population": f"p{k % 400}"} for core in large["mapping"]["cores"][:1] for k in range(9000)
+    ]
+    page = render_html(large, digest="")
+    assert 500_000 < len(page.encode()) < 5_000_000
+    assert "4,904 are not drawn" in page
+
+
+def test_a_report_with_little_in_it_still_makes_a_page(report: dict[str, Any]) -> None:
+    """What older bundles lack, what nobody asked for, what does not fit, what is silent."""
+    little = report | {"accuracy": {}, "energy": {}, "mapping": {"refused": "a <b> c"}, "executions": [], "delays": []}
+    little["populations"] = [row | {"rate": 0.0} for row in report["populations"]]
+    for name in ("certificate", "attention", "left_out", "finetuned", "tie_windows_differing"):
+        little.pop(name)
+    page = Page(render_html(little, digest=""))
+    for part in ("not measured", "not priced", "does not fit", "a <b> c", "is silent", "has no certificate"):
+        assert part in page.text, part
+    nothing = little | {"populations": [], "proofs": []}
+    assert "no neurons on the chip" in Page(render_html(nothing, digest="")).text
+
+
+def test_mismatches_and_what_was_not_compared_are_not_called_good(report: dict[str, Any]) -> None:
+    wrong = json.loads(json.dumps(report))
+    assert '<p class="big good">0 differ</p>' in render_html(wrong, digest="")
+    wrong["proofs"][0]["mismatches"] = 7
+    assert '<p class="big doubt">7 differ</p>' in render_html(wrong, digest="")
+    nothing = wrong | {"proofs": [], "executions": []}
+    assert '<p class="big doubt">0 differ</p>' in render_html(nothing, digest="")
+
+
+# Charts
+
+
+def numbers(markup: str, name: str) -> list[float]:
+    return [float(found) for found in re.findall(rf'<rect [^>]*?{name}="([\d.]+)"[^>]*class="mark', markup)]
+
+
+def test_bars_are_as_long_as_their_values() -> None:
+    chart = bars("t", [Row(label="a", values=(v,), texts=(str(v),)) for v in (10.0, 5.0, 0.0)], ("s",), "u")
+    long, half, none = numbers(chart, "width")
+    assert long > 100
+    assert half == pytest.approx(long / 2, abs=0.1)  # places have one digit
+    assert none == 0
+
+
+def test_axes_have_round_ticks_and_hold_their_values() -> None:
+    assert [round_step(v) for v in (0.0, 0.11, 1.0, 3.0, 6.0, 21.0)] == [1, 0.2, 1, 5, 10, 50]
+    axis = linear(23.0, "u", left=100.0)
+    assert [value for value, _ in axis.ticks] == [0, 5, 10, 15, 20, 25]
+    assert (axis.at(0), axis.at(25)) == (100.0, axis.right)
+    log = decades([3.0, 40.0, 2000.0], "u", left=0.0, right=300.0, show=str)
+    assert [value for value, _ in log.ticks] == [1, 10, 100, 1000, 10000]
+    assert log.at(100.0) == pytest.approx(150.0)
+    assert log.at(0.0) == log.at(1.0) == 0
+    assert decades([100.0], "u", left=0.0, right=WIDTH, show=str).ticks == ((100.0, "100.0"), (1000.0, "1000.0"))
+
+
+def test_a_histogram_counts_every_value_once() -> None:
+    values = [0.0, 0.0, 3.0, 9.9, 10.0]
+    titles = re.findall(r": (\d+) things</title>", histogram("t", values, "u", "things"))
+    assert sum(map(int, titles)) == len(values)
+    assert int(titles[0]) == 2
+
+
+def test_a_full_core_has_the_last_colour() -> None:
+    chart = grid("t", [("0", "a", 0.0), ("1", "b", 0.55), ("2", "c", 1.0)])
+    assert re.findall(r'class="mark (l\d)"', chart) == ["l0", "l5", f"l{LEVELS - 1}"]
+
+
+def test_elements_escape_all_but_elements() -> None:
+    inner = element("b", {}, "<")
+    assert joined("&", inner) == "&amp;<b>&lt;</b>"
+    assert element("p", {"title": '"><x>', "no": None}, "a\x00b\u202ec\ud800") == (
+        '<p title="&quot;&gt;&lt;x&gt;">a\ufffdb\ufffdc\ufffd</p>'
+    )
+    assert not isinstance(inner + "<", Markup)
+
+
+# Bundles side by side
+
+
+def test_layers_as_csv_hold_every_count(report: dict[str, Any]) -> None:
+    evil = json.loads(json.dumps(report))
+    evil["counts"]["synapses"][0]["name"] = "=cmd()"
+    rows = list(csv.DictReader(io.StringIO(layers_csv({"a": report, "b": evil}))))
+    mine = [row for row in rows if row["bundle"] == "a"]
+    assert tuple(rows[0]) == LAYERS
+    for name in ("events", "sop_stored", "sop_nonzero", "spikes", "neurons"):
+        assert sum(int(row[name] or 0) for row in mine) == report["counts"]["total"][name] > 0
+    assert next(row for row in rows if row["bundle"] == "b")["name"] == "'=cmd()"
+
+
+def test_bundles_side_by_side(report: dict[str, Any]) -> None:
+    other = json.loads(json.dumps(report))
+    other["meta"]["weight_bits"] = 4
+    other["accuracy"]["data"], other["mapping"] = "others", {}
+    del other["energy"]["loihi1"]
+    out = io.StringIO()
+    Console(file=out, width=150).print(compare_table({"one": summary(report), "two": summary(other)}))
+    lines = {line.split("  ")[0]: line.split() for line in out.getvalue().splitlines()}
+    assert lines["weight bits"][-2:] == ["8", "4"]
+    assert "87.5 %" in " ".join(lines["accuracy, quantised"]).replace("85.0 %", "87.5 %")
+    assert lines["cores"][-2:] == ["not", "asked"]
+    assert lines["energy per sample, loihi1"][-2:] == ["not", "asked"]
+    assert "Accuracies are of different samples" in out.getvalue()
+    assert "Counts are of different samples" not in out.getvalue()
+
+
+# A real browser
+
+
+@pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="no Chromium here")
+def test_a_browser_draws_the_page_without_complaint(report: dict[str, Any], tmp_path: Path) -> None:
+    """Also when every name attacks; and a page that does run a script is noticed, so silence means something."""
+    page = render_html(poisoned(report), digest="")
+    complaints, lines = opened(tmp_path / "evil", page)
+    assert complaints == []
+    assert len(set(lines)) > 20, "a blank page has one line"
+    guarded = page.replace("</body>", "<script>console.error(1)</script></body>")
+    complaints, _ = opened(tmp_path / "guarded", guarded)
+    assert any("Content Security Policy" in line for line in complaints)
+    _, lines = opened(tmp_path / "blank", "<!DOCTYPE html><html></html>")
+    assert len(set(lines)) <= 2
+
+
+def opened(folder: Path, page: str) -> tuple[list[str], list[bytes]]:
+    """What the console says of a page, and the lines of its picture."""
+    folder.mkdir()
+    (folder / "page.html").write_text(page, encoding="utf-8")
+    browser = next(filter(None, map(shutil.which, BROWSERS)))
+    options = ["--headless", "--disable-gpu", "--no-sandbox", "--hide-scrollbars", "--window-size=900,1600"]
+    options += ["--enable-logging=stderr", f"--screenshot={folder / 'page.png'}", f"--user-data-dir={folder / 'user'}"]
+    done = subprocess.run(
+        [browser, *options, (folder / "page.html").as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return said, picture_lines((folder / "page.png").read_bytes())
+
+
+def picture_lines(png: bytes) -> list[bytes]:
+    """Rows of a PNG as its filters left them; rows that differ from those above are not all alike."""
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    at, header, packed = 8, b"", b""
+    while at < len(png):
+        (length,) = struct.unpack(">I", png[at : at + 4])
+        kind, body = png[at + 4 : at + 8], png[at + 8 : at + 8 + length]
+        header, packed = (body, packed) if kind == b"IHDR" else (header, packed + body * (kind == b"IDAT"))
+        at += 12 + length
+    width, height, depth, colour = struct.unpack(">IIBB", header[:10])
+    assert (depth, height) == (8, 1600)
+    row = 1 + width * {2: 3, 6: 4}[colour]
+    raw = zlib.decompress(packed)
+    return [raw[k * row : (k + 1) * row] for k in range(height)]
