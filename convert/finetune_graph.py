@@ -85,7 +85,9 @@ class IntegerNet(nn.Module):
                 self._levels[node.name] = max(abs(node.low), abs(node.high), 1)
             case fixed.Synapse():
                 levels = self._levels[node.inputs[0]] * (graph.timesteps if self._counted(node) else 1)
-                self._put(node, Weights(node, self.target, levels, starts.get(node.name)))
+                given = any(isinstance(n, fixed.FixedLIF) and n.role != "neuron" for n in graph.readers[node.name])
+                layer = Weights(node, self.target, levels, starts.get(node.name), fixed_weights=given)
+                self._put(node, layer)
             case fixed.HeldCurrent():
                 (reader,) = graph.readers[node.name]
                 assert isinstance(reader, fixed.FixedLIF)
@@ -214,8 +216,8 @@ class IntegerNet(nn.Module):
             return False
         reader = readers[0]
         window = isinstance(reader, fixed.FixedLIF) and reader.role == "or" and np.all(reader.threshold_mant == 0)
-        layer = self._layer(node)
-        return bool(window and isinstance(layer, Weights) and layer.fixed and self._levels[node.inputs[0]] == 1)
+        ones = np.all(node.weight_mant == 1) and np.all(np.asarray(node.weight_exp) == 0)
+        return bool(window and ones and self._levels[node.inputs[0]] == 1)
 
     def _population(
         self, node: fixed.FixedLIF, values: Mapping[str, Tensor], lead: tuple[int, int], found: Answers | None
@@ -276,7 +278,8 @@ class IntegerNet(nn.Module):
         node, layer = self.graph[name], self.layers[name.replace(".", "/")] if self._has(name) else None
         if isinstance(layer, Weights):
             sums = float((layer.scale.expand_as(layer.latent).flatten(1).sum(1)).max())
-            return layer.unit * sums * self._levels[node.inputs[0]]
+            most = float(layer.latent.detach().abs().max()) if layer.fixed else 1.0
+            return layer.unit * most * sums * self._levels[node.inputs[0]]
         return float(self._levels.get(name, 1 << 62))
 
     def _has(self, name: str) -> bool:

@@ -43,27 +43,37 @@ class Weights(nn.Module):
         node: as quantised.
         target: formats, for the grid of the mantissas.
         levels: largest magnitude of the source, summed over as many steps as are summed before.
-        start: real mantissas to start from, nearest first; the node's own if None.
+        start: real mantissas to start from; the node's own if None.
+        fixed_weights: whether its weights are what they are, as in windows of pools.
     """
 
     scale: Tensor
 
-    def __init__(self, node: fixed.Synapse, target: Target, levels: int, start: Array | None = None) -> None:
+    def __init__(
+        self,
+        node: fixed.Synapse,
+        target: Target,
+        levels: int,
+        start: Array | None = None,
+        *,
+        fixed_weights: bool = False,
+    ) -> None:
         super().__init__()
-        self.synapse = node
+        self.synapse, self.fixed = node, fixed_weights
         mant = node.weight_mant
         if isinstance(node, fixed.FixedLinear) and node.output_delay is not None:
             raise CapabilityError("delays per neuron cannot be fine-tuned", where=node.name)
         self.low, self.high, self.grain = mantissa_grid(node.sign_mode, target)
-        self.fixed = node.sign_mode == "excitatory" and bool((mant == 1).all())  # a window of a pool, a relay
         self.unit = 1.0 if self.fixed else float(max(-self.low, self.high))
+        most = int(np.abs(mant).max(initial=1)) if self.fixed else int(self.unit)
         exponent = _row_shape(np.asarray(node.weight_exp), mant.ndim)
         sums = int((np.ones_like(mant, dtype=np.int64) << exponent).reshape(len(mant), -1).sum(axis=1).max())
-        self.dtype = float_for(int(self.unit) * sums * levels, where=node.name)
+        self.dtype = float_for(most * sums * levels, where=node.name)
         self.latent = _latent((mant if start is None else start) / self.unit, self.dtype)
         self.latent.requires_grad_(not self.fixed)
         self.register_buffer("scale", torch.as_tensor(2.0**exponent, dtype=self.dtype), persistent=False)
-        self.project()
+        if not self.fixed:
+            self.project()
 
     def mantissas(self) -> Tensor:
         """Return the integers of the format, differentiable in the latent numbers."""

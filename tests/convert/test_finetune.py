@@ -113,6 +113,17 @@ def test_resets_decays_shortcuts_and_lengths(seed: int) -> None:
     loss = torch.stack([raw.square().mean() for raw in answers.values()]).sum()
     loss.backward()  # type: ignore[no-untyped-call]
     assert all(bool(p.grad.isfinite().all()) for p in net.parameters() if p.grad is not None)
+    after = shaken(net, seed).integers()
+    for node in quantised.of(fixed.FixedLIF):
+        if node.role != "neuron":  # pools are no matter of training
+            for part in (part for part in quantised.sources(node) if isinstance(part, fixed.Synapse)):
+                assert np.array_equal(part.weight, synapse(after, part.name).weight)
+
+
+def synapse(graph: Graph, name: str) -> fixed.Synapse:
+    node = graph[name]
+    assert isinstance(node, fixed.Synapse)
+    return node
 
 
 def small(seed: int = 3) -> tuple[Graph, dict[str, Any]]:
