@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 from avsnn.deploy.reports.element import Markup, element
 
-WIDTH, RIGHT, TOP, FOOT = 780, 110, 10, 44
+WIDTH, RIGHT, TOP, FOOT = 880, 110, 10, 44
 WORDS = 170  # right of an interval: it reads longer than a number
 ROW, BAR = 22, 13
-LETTER = 6.7  # width of a letter in labels
-LONGEST = 34  # letters of a label; the title of a mark has all
+LETTER = 6.4  # width of a letter in labels
+LONGEST = 46  # letters of a label; the title of a mark has all
 TICKS = 5
+FINE = 3  # decades of a logarithmic axis that have room for ticks at 2 and 5
 LEVELS = 10
 COLUMNS, CELL = 16, 30
 
@@ -61,12 +62,14 @@ def linear(most: float, title: str, *, left: float, right: float = WIDTH - RIGHT
 
 
 def decades(values: Sequence[float], title: str, *, left: float, right: float, show: Callable[[float], str]) -> Axis:
-    """A logarithmic axis of whole decades around positive values."""
+    """A logarithmic axis around positive values: from a 1, 2 or 5 to another, or whole decades where there are many."""
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    high = max(high, low + 1)
-    every = 1 + (high - low) // 8
-    ticks = tuple((10.0**k, show(10.0**k)) for k in range(low, high + 1, every))
-    return Axis(low=10.0**low, high=10.0**high, ticks=ticks, title=title, log=True, left=left, right=right)
+    factors = (1, 2, 5) if high - low <= FINE else (1,)
+    places = [factor * 10.0**k for k in range(low - 1, high + 2) for factor in factors]  # logarithms round
+    first = max(k for k, place in enumerate(places) if place <= min(values))
+    last = next(k for k, place in enumerate(places) if k > first and place >= max(values))
+    ticks = tuple((place, show(place)) for place in places[first : last + 1 : 1 + (last - first) // 10])
+    return Axis(low=places[first], high=places[last], ticks=ticks, title=title, log=True, left=left, right=right)
 
 
 def round_step(least: float) -> float:
@@ -171,7 +174,12 @@ def _chart(title: str, axis: Axis, bottom: float, marks: Sequence[Markup]) -> Ma
 
 
 def _svg(title: str, height: float, marks: Sequence[Markup]) -> Markup:
-    box = {"viewBox": f"0 0 {WIDTH} {height:.0f}", "role": "img", "aria-label": title}
+    box = {
+        "viewBox": f"0 0 {WIDTH} {height:.0f}",
+        "preserveAspectRatio": "xMinYMin",
+        "role": "img",
+        "aria-label": title,
+    }
     drawn = element("div", {"class": "scroll"}, element("svg", box, element("title", {}, title), *marks))
     return element("figure", {}, element("figcaption", {}, title), drawn)
 

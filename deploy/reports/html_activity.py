@@ -103,9 +103,8 @@ def pipeline(report: Mapping[str, Any]) -> list[Markup]:
     for delay in report["delays"]:
         for target in targets.get(delay["synapse"], ()):
             waits[target] = max(waits.get(target, 0), delay["delay"])
-    works = [(row["name"], row["offset"], row["steps"]) for row in report["populations"]]
-    ends = report["latency_steps"]
-    window = report["counts"]["steps"]
+    ends, window = report["latency_steps"], report["counts"]["steps"]
+    works = [(row["name"], row["offset"], row.get("steps", window)) for row in report["populations"]]  # older: no steps
     works += [(name, ends - window, window) for name in waits if name not in {row[0] for row in works}]
     rows = [(name, start, steps, min(waits.get(name, 0), start)) for name, start, steps in works]
     parts = [

@@ -232,11 +232,16 @@ def test_axes_have_round_ticks_and_hold_their_values() -> None:
     axis = linear(23.0, "u", left=100.0)
     assert [value for value, _ in axis.ticks] == [0, 5, 10, 15, 20, 25]
     assert (axis.at(0), axis.at(25)) == (100.0, axis.right)
-    log = decades([3.0, 40.0, 2000.0], "u", left=0.0, right=300.0, show=str)
-    assert [value for value, _ in log.ticks] == [1, 10, 100, 1000, 10000]
-    assert log.at(100.0) == pytest.approx(150.0)
+    log = decades([3.0, 40.0, 2e5], "u", left=0.0, right=300.0, show=str)
+    assert [value for value, _ in log.ticks] == [1, 10, 100, 1000, 10000, 100000, 1000000]
+    assert log.at(1000.0) == pytest.approx(150.0)
     assert log.at(0.0) == log.at(1.0) == 0
-    assert decades([100.0], "u", left=0.0, right=WIDTH, show=str).ticks == ((100.0, "100.0"), (1000.0, "1000.0"))
+    fine = decades([39.0, 41.0, 110.0], "u", left=0.0, right=WIDTH, show="{:g}".format)
+    assert [label for _, label in fine.ticks] == ["20", "50", "100", "200"]
+    for one in (1.0, 100.0, 4.7e6, 1e-3, 999.9999999999999, 1000.0000000000001):
+        alone = decades([one], "u", left=0.0, right=WIDTH, show=str)
+        assert alone.low <= one <= alone.high
+        assert alone.low < alone.high
 
 
 def test_a_histogram_counts_every_value_once() -> None:
