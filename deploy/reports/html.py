@@ -22,6 +22,7 @@ from avsnn.deploy.reports.html_activity import activity, layers, pipeline
 from avsnn.deploy.reports.html_proof import accuracy, capability, certificate, exactness
 from avsnn.deploy.reports.html_spent import cores, energy, energy_text
 from avsnn.deploy.reports.html_table import paragraph, table
+from avsnn.deploy.reports.render import left_out
 
 SECTIONS = (
     ("accuracy", "Accuracy", accuracy),
@@ -158,8 +159,11 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
     for row in report["populations"]:
         notes += [f"{row['name']} is silent: it did not fire on the compared samples"] if not row["rate"] else []
         notes += [f"{row['name']} is saturated"] if row["v_max"] >= row["state_limit"] else []
-    notes += [f"{row['population']} can never fire" for row in report.get("left_out", ())]
-    return notes + [f"{name}: {note}" for name, row in report["energy"].items() for note in row["warnings"]]
+    return (
+        notes
+        + left_out(report)
+        + [f"{name}: {note}" for name, row in report["energy"].items() for note in row["warnings"]]
+    )
 
 
 def _warnings(report: Mapping[str, Any]) -> list[Markup]:

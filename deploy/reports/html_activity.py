@@ -8,6 +8,7 @@ from typing import Any
 from avsnn.deploy.reports.charts import Row, bars, histogram, timeline
 from avsnn.deploy.reports.element import Markup
 from avsnn.deploy.reports.html_table import paragraph, table
+from avsnn.deploy.reports.render import lowered, non_causal
 
 HISTOGRAM = "Firing rates of the populations"
 KIB_BITS = 8192
@@ -112,6 +113,7 @@ def pipeline(report: Mapping[str, Any]) -> list[Markup]:
             f"The first answer comes after {ends:,} steps, then one every {window:,}. "
             f"{len(report['delays']):,} paths are delayed to meet longer ones."
         ),
+        *map(paragraph, [*non_causal(report), *lowered(report)]),
         timeline("Steps in which each population works on the first sample", rows, ends),
     ]
     if report["delays"]:

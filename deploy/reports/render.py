@@ -123,14 +123,18 @@ def _populations(report: Mapping[str, Any]) -> RenderableType:
         f"{len(delays)} paths delayed to meet longer ones ({relays} relay populations); "
         f"first answer after {report['latency_steps']} steps, then one every window"
     )
+    return Group(table, Text("\n".join([note, *non_causal(report), *left_out(report), *lowered(report)])))
+
+
+def non_causal(report: Mapping[str, Any]) -> list[str]:
+    """How much of the first answer's wait is for the end of windows; nothing where no node waits for one."""
     first = report.get("first_answer", {"windows": 0})  # reports of older bundles have none
-    if first["windows"]:
-        steps = first["windows"] * report["counts"]["steps"]
-        note += f"\nnon-causal: {first['windows']} windows ({steps} of these steps wait for the end of a window)"
-    return Group(table, Text(note + _left_out(report) + _lowered(report)))
+    steps = first["windows"] * report["counts"]["steps"]
+    line = f"non-causal: {first['windows']} windows ({steps} of these steps wait for the end of a window)"
+    return [line] if first["windows"] else []
 
 
-def _left_out(report: Mapping[str, Any]) -> str:
+def left_out(report: Mapping[str, Any]) -> list[str]:
     """What can never fire, whatever the input, and what nothing reads any more; nothing where all is of use."""
     lines = []
     for row in report.get("left_out", []):  # reports of older bundles have none
@@ -138,17 +142,17 @@ def _left_out(report: Mapping[str, Any]) -> str:
         why = "nothing that can fire reads it"
         if row["membrane"] is not None:
             why = f"it can never fire: its membrane reaches {row['membrane']:.3g} at most, of {row['threshold']:.3g}"
-        lines.append(f"\n{row['population']} ({row['neurons']:,} neurons) {what}: {why}")
-    return "".join(lines)
+        lines.append(f"{row['population']} ({row['neurons']:,} neurons) {what}: {why}")
+    return lines
 
 
-def _lowered(report: Mapping[str, Any]) -> str:
+def lowered(report: Mapping[str, Any]) -> list[str]:
     """Which products of activity became stock neurons, and what keeps the others from it; nothing if nobody asked."""
     rows = report.get("attention", [])  # reports of older bundles have none
     stock = [row for row in rows if row["runs_on"] == "stock"]
     lines = [f"products in stock neurons: {len(stock)}, of {sum(row['neurons'] for row in stock):,} coincidences"]
     lines += [f"  {row['product']} runs on its own process: {row['reason']}" for row in rows if row not in stock]
-    return "".join(f"\n{line}" for line in lines) if rows else ""
+    return lines if rows else []
 
 
 def _operations(report: Mapping[str, Any]) -> RenderableType:
