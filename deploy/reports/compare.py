@@ -93,9 +93,8 @@ def _rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
         rows.append((f"accuracy, {stage}", [_accuracy(row, stage) for row in found]))
     for name in ("compared", "mismatches", "neurons", "weights"):
         rows.append((name if name != "compared" else "values compared", [f"{row[name]:,}" for row in found]))
-    for name in ("spikes", "sop_stored", "sop_nonzero"):
-        label = f"{name.replace('sop', 'SOP').replace('_', ' ')} per sample"
-        rows.append((label, [f"{row[f'{name}_per_sample']:,.0f}" for row in found]))
+    for name, label in (("spikes", "spikes"), ("sop_stored", "SOP stored"), ("sop_nonzero", "SOP non-zero")):
+        rows.append((f"{label} per sample", [f"{row[f'{name}_per_sample']:,.0f}" for row in found]))
     rows.append(("steps to the first answer", [f"{row['latency_steps']:,}" for row in found]))
     rows.append(("steps between answers", [f"{row['steps']:,}" for row in found]))
     rows.append(("cores", [_cores(row) for row in found]))
