@@ -31,7 +31,7 @@ from avsnn.train.metrics import evaluate
 
 RESULTS = Path(__file__).with_name("frontier.json")
 MODEL = Path(__file__).parent.parent / "examples" / "models" / "scmrl-tiny.pt"
-SAMPLES, SEED, VAL, COUNTED = 5_000, 2, 1_000, 100
+SAMPLES, SEED, VAL, COUNTED = 2_000, 2, 1_000, 100
 PAIRS, EPOCHS, LADDER, BUDGET = 6_000, 1, (1.0, 0.8, 0.65), 0.5
 PROOF_SAMPLES = 2
 

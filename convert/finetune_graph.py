@@ -27,6 +27,7 @@ from avsnn.errors import CapabilityError
 from avsnn.hw_profiles import fixed_point
 from avsnn.train.neurons import walk
 
+SAFE = 0.97  # of the state that sums of weights may fill: what rounding adds stays below the rest
 Layer = Weights | HostCurrent | UnitCurrent | Bias
 
 
@@ -74,6 +75,7 @@ class IntegerNet(nn.Module):
         self.graph, self.target, self.surrogate, self.shifts = graph, target, surrogate, dict(shifts or {})
         self.layers = nn.ModuleDict()
         self._levels: dict[str, int] = {}
+        self._reaches: dict[str, float] = {}
         self._cells: dict[str, tuple[IntegerCell, torch.dtype]] = {}
         for node in graph:
             self._add(node, starts or {})
@@ -126,10 +128,10 @@ class IntegerNet(nn.Module):
         return Bias(self._map(node), _level(node), room, dtype, step=step, per=1 << up)
 
     def _put(self, node: Node, layer: nn.Module) -> None:
-        self.layers[node.name.replace(".", "/")] = layer
+        self.layers[_key(node.name)] = layer
 
     def _layer(self, node: Node) -> nn.Module:
-        return self.layers[node.name.replace(".", "/")]
+        return self.layers[_key(node.name)]
 
     def _counted(self, node: Node) -> bool:
         """Whether its spikes are summed over the window before its weights: what a read-out reads."""
@@ -274,22 +276,45 @@ class IntegerNet(nn.Module):
             )
 
     def _reach(self, name: str) -> float:
-        """Largest current that a source can ever send."""
-        node, layer = self.graph[name], self.layers[name.replace(".", "/")] if self._has(name) else None
-        if isinstance(layer, Weights):
-            sums = float((layer.scale.expand_as(layer.latent).flatten(1).sum(1)).max())
-            most = float(layer.latent.detach().abs().max()) if layer.fixed else 1.0
-            return layer.unit * most * sums * self._levels[node.inputs[0]]
-        return float(self._levels.get(name, 1 << 62))
+        """Largest current that a source can ever send, whatever is trained."""
+        if name not in self._reaches:
+            node, layer = self.graph[name], self.layers[_key(name)] if self._has(name) else None
+            if isinstance(layer, Weights):
+                sums = float((layer.scale.expand_as(layer.latent).flatten(1).sum(1)).max())
+                most = float(layer.latent.detach().abs().max()) if layer.fixed else 1.0
+                self._reaches[name] = layer.unit * most * sums * self._levels[node.inputs[0]]
+            else:
+                self._reaches[name] = float(self._levels.get(name, 1 << 62))
+        return self._reaches[name]
 
     def _has(self, name: str) -> bool:
-        return name.replace(".", "/") in self.layers
+        return _key(name) in self.layers
 
     def project(self) -> None:
         """Bring all latent numbers back into their formats; to be called after each update."""
         for layer in self.layers.values():
             if isinstance(layer, HostCurrent | Bias) or (isinstance(layer, Weights) and not layer.fixed):
                 layer.project()
+        for node in self.graph.of(fixed.FixedLIF):
+            self._hold(node)
+
+    @torch.no_grad()
+    def _hold(self, node: fixed.FixedLIF) -> None:
+        """Shrink rows of weights so far that no input whatever can push v out of its state, where they could."""
+        found = [(name, self.layers[_key(name)]) for name in node.inputs if self._has(name)]
+        layers = [(name, layer) for name, layer in found if isinstance(layer, Weights) and not layer.fixed]
+        leaks = [(fixed_point.UNITY - (node.decay_u + 1)), fixed_point.UNITY - node.decay_v]
+        kept = growth(self.graph.timesteps, *(keep / fixed_point.UNITY for keep in leaks))
+        room = SAFE * (1 << (node.state_bits - 1 - fixed.ACTIVATION_SHIFT)) / kept
+        if not layers or sum(self._reach(name) for name in node.inputs) + self.target.bias_room < room:
+            return
+        rows = [layer.magnitudes() * self._levels[self.graph[name].inputs[0]] for name, layer in layers]
+        bias = float(self._layer(node)().abs().max()) if self._biased(node) else 0.0
+        peaks = [float(row.max()) for row in rows]
+        for k, (_, layer) in enumerate(layers):
+            others = bias + sum(peaks) - peaks[k]
+            layer.shrink(torch.clamp((room - others) / rows[k].clamp(min=1e-9), 0.0, 1.0))
+            peaks[k] = min(peaks[k], max(0.0, room - others))
 
     def integers(self) -> Graph:
         """Return the graph with the integers that act now."""
@@ -306,6 +331,11 @@ class IntegerNet(nn.Module):
             assert isinstance(node, fixed.FixedReadout)
             return replace(node, bias=whole)
         return node
+
+
+def _key(name: str) -> str:
+    """What a module of modules takes for a name."""
+    return name.replace(".", "/")
 
 
 def _batch(graph: Graph, integers: Mapping[str, Tensor]) -> int:

@@ -95,6 +95,16 @@ class Weights(nn.Module):
         self.latent.clamp_(self.low / self.unit, self.high / self.unit)
 
     @torch.no_grad()
+    def magnitudes(self) -> Tensor:
+        """Sum of |weight| of each row, (out,), as the latent numbers are."""
+        return (self.latent.abs() * self.unit * self.scale).flatten(1).sum(1)
+
+    @torch.no_grad()
+    def shrink(self, factors: Tensor) -> None:
+        """Multiply each row by its factor (out,)."""
+        self.latent.mul_(factors.reshape(-1, *(1,) * (self.latent.ndim - 1)).to(self.latent))
+
+    @torch.no_grad()
     def node(self) -> fixed.Synapse:
         """Return the synapse with the integers that act now."""
         return replace(self.synapse, weight_mant=_whole(self.mantissas()))

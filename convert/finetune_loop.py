@@ -250,6 +250,7 @@ class Tuner:
                 odd = ", ".join(name for name, value in asdict(self.options).items() if options.get(name) != value)
                 raise CheckpointError("another run was stopped here", where=where, found=f"other {odd}")
             self.net.load_state_dict(state["net"])
+            self.net.project()
             self._optimiser.load_state_dict(state["optimiser"])
             self.rows, self.before = list(state["rows"]), dict(state["before"])
         except CheckpointError:

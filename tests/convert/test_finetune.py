@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avsnn.convert import equivalence as eq
+from avsnn.convert.certificate import certify
 from avsnn.convert.equivalence import Check
 from avsnn.convert.finetune import Retraining
 from avsnn.convert.finetune_data import Given, graph_teacher
@@ -34,7 +35,7 @@ from avsnn.convert.passes.quantise import quantise
 from avsnn.convert.pipeline import FOLDS, convert
 from avsnn.convert.tuning import check_same_network
 from avsnn.deploy.reports.counts import count
-from avsnn.errors import CapabilityError, CheckpointError, InputError, VerifyError
+from avsnn.errors import CapabilityError, CertificateError, CheckpointError, InputError, VerifyError
 from avsnn.hw_profiles.profile import load_profile
 from tests.convert.test_quantise_products import KINDS, attending, spikes
 from tests.random_graphs import draw
@@ -92,6 +93,26 @@ def test_products_too(kind: str, bits: int) -> None:
     loss.backward()
     reached = {k for k, p in net.named_parameters() if p.grad is not None and bool(p.grad.any())}
     assert any("q" in name.split("/")[0] for name in reached)  # through the product
+
+
+def test_weights_do_not_grow_until_an_input_overflows_them() -> None:
+    """What is graded and has a large exponent can add up to more than v holds, as no spikes do."""
+    graph, x = attending("sums", 3), spikes(1)
+    quantised, _ = quantise(graph, target=target(), calibration=x)
+    coarse = replace(
+        synapse(quantised, "w"), weight_exp=7, weight_mant=np.sign(synapse(quantised, "w").weight_mant) * 2
+    )
+    whole = replace(quantised, nodes=tuple(coarse if node.name == "w" else node for node in quantised))
+    net = IntegerNet(whole, target())
+    layer = net.layers["w"]
+    assert isinstance(layer, Weights)
+    with torch.no_grad():
+        layer.latent.mul_(1e9)
+    layer.project()  # in its own format, as if nobody looked at sums
+    with pytest.raises(CertificateError):
+        certify(net.integers(), to_integers(whole, x))
+    net.project()
+    assert all(row.verdict == "proved" for row in certify(net.integers(), to_integers(whole, x)))
 
 
 @pytest.mark.parametrize("seed", range(8))
