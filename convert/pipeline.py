@@ -164,9 +164,10 @@ def convert(
         remedy = "start from folded, or leave fine-tuning out"
         raise InputError("has been fine-tuned already", where="quantised", remedy=remedy)
     with log.step("verify integers"):
-        check_formats(quantised, formats)
         if not tuned:  # integers that were trained are nobody's rounded value
             checked = check_parameters(folded, quantised, scales)
+        check_formats(quantised, formats)
+        if not tuned:
             currents = compare_currents(folded, quantised, scales, data, seed)
     if finetune is not None:
         before = Untuned(

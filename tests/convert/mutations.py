@@ -404,17 +404,17 @@ MUTATIONS: tuple[Mutation, ...] = (
     # currents
     Mutation(
         rule="currents.terms", what="a product of means read in whole units", network="sums",
-        at="currents.unit", how=after(lambda out, *_a: (1.0 if out[1] > 1 else out[0], out[1])),
+        at="currents.unit", how=after(lambda out, *_a: replace(out, step=1.0) if out.levels > 1 else out),
         found="a: quantised = folded: current differs",
     ),
     Mutation(
         rule="currents.unit", what="a step of the input twice as large", network="hard",
-        how=after(lambda out, _g, node: ((2 if isinstance(node, ir.Input) else 1) * out[0], out[1])),
+        how=after(lambda out, _g, node: replace(out, step=(2 if isinstance(node, ir.Input) else 1) * out.step)),
         found="a: quantised = folded: current differs",
     ),
     Mutation(
         rule="currents.terms", what="a layer of a sum forgotten", network="hard",
-        how=after(lambda out, graph, name: out[:1] if isinstance(graph[name], ir.Add) else out),
+        how=after(lambda out, graph, name, *_a: out[:1] if isinstance(graph[name], ir.Add) else out),
         found="d: quantised = folded: current differs",
     ),
     Mutation(
@@ -674,7 +674,7 @@ MUTATIONS: tuple[Mutation, ...] = (
             ("unit", "norms", "norm", lambda n: replace(n, shift=n.shift - 1), "n1.plain: step"),
             ("unit of the variant", "variants", "norm", lambda n: replace(n, shift=n.shift + 1), "n1.plain: step"),
             ("largest message", "norms", "norm", lambda n: replace(n, levels=n.levels - 2), "n1.plain: message"),
-            ("kind", "variants", "norm", lambda n: replace(n, variant=False), "n1.plain: message does not fit"),
+            ("kind", "variants", "norm", lambda n: replace(n, variant=False), "n1.plain: step"),
             ("one synapse", "norms", "norm", lambda n: replace(n, inputs=n.inputs[:1]), "n1.plain: quantised = folded"),
             ("bias", "gains", "gain", lambda n: replace(n, bias=n.bias + 1), "gain: bias"),
             ("unit", "gains", "gain", lambda n: replace(n, shift=n.shift + 1), "gain.identity@a: weight"),
@@ -734,7 +734,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     # synaptic currents
     Mutation(
         rule="currents.arriving", what="a bias that goes past the current", network="synaptic",
-        how=instead(lambda graph, node: currents.terms(graph, node.inputs[0])),
+        how=instead(lambda graph, node, *a: currents.terms(graph, node.inputs[0], *a)),
         found="b: quantised = folded: a bias goes past the current",
     ),
     Mutation(

@@ -121,7 +121,7 @@ def test_the_command_passes_the_choice_on(
     done, x = stock
     done.save(tmp_path / "first")
     np.savez(tmp_path / "train.npz", **x)  # type: ignore[arg-type,unused-ignore]
-    command = ["convert", str(tmp_path / "first"), "--from", "quantised", "--target", "cpu", "--samples", "2"]
+    command = ["convert", str(tmp_path / "first"), "--from", "quantised", "--backend", "cpu", "--samples", "2"]
     command += ["--calibration", str(tmp_path / "train.npz"), "--attention", "stock"]
     assert main([*command, "--out", str(tmp_path / "again"), "--attention-neurons", str(NEURONS)]) == 0
     assert f"products in stock neurons: 4, of {4 * NEURONS} coincidences" in capsys.readouterr().out
