@@ -24,6 +24,7 @@ from avsnn.convert.finetune_data import Drawn
 from avsnn.convert.finetune_loop import Options
 from avsnn.convert.pipeline import convert
 from avsnn.deploy.reports.frontier import plot
+from avsnn.deploy.reports.interval import Interval, format_interval
 from avsnn.hw_profiles.profile import load_profile
 from avsnn.train.checkpoints import load
 from avsnn.train.data import catalogue
@@ -92,11 +93,12 @@ def render(results: dict[str, Any]) -> str:
     lines.append("| --- | --- | --- | --- | --- |")
     for point in results["points"]:
         low, high = (100 * edge for edge in point["difference"]["interval95"])
-        bottom, value, top = (edge / 1e6 for edge in point["energy_pj_per_sample"])
+        bottom, value, top = point["energy_pj_per_sample"]
+        energy = format_interval(Interval(value=value, lo=bottom, hi=top))
         lines.append(
             f"| {100 * point['budget']:.0f} % | {point['operations_per_sample']:,.0f} | "
             f"{point['accuracy']['accuracy']:.3f} | {100 * point['difference']['difference']:+.1f} "
-            f"[{low:+.1f}, {high:+.1f}] | {value:.2g} uJ ({bottom:.2g} to {top:.2g}) |"
+            f"[{low:+.1f}, {high:+.1f}] | {energy} |"
         )
     return "\n".join(lines)
 

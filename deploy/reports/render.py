@@ -11,6 +11,7 @@ from rich.text import Text
 
 from avsnn.deploy.reports.cores import cores_table
 from avsnn.deploy.reports.energy import BANNER
+from avsnn.deploy.reports.interval import format_energy
 from avsnn.deploy.reports.overflow import overflow_lines
 
 KIB_BITS = 8192
@@ -273,26 +274,16 @@ def _energy(report: Mapping[str, Any]) -> RenderableType:
         if per_sample is None:
             silent.append(name)
             continue
-        interval = f"{_joules(per_sample['lo'])} to {_joules(per_sample['hi'])}"
+        low, high = format_energy(per_sample["lo"], rounding="down"), format_energy(per_sample["hi"], rounding="up")
         unpriced = ", ".join(dict.fromkeys(item["term"] for item in row["unpriced"])) or "nothing"
-        table.add_row(name, _joules(per_sample["value"]), interval, row["evidence"] or "", row["scope"], unpriced)
+        value, evidence = format_energy(per_sample["value"]), row["evidence"] or ""
+        table.add_row(name, value, f"{low} to {high}", evidence, row["scope"], unpriced)
         for note in row["warnings"]:
             notes.setdefault(note, []).append(name)
     lines = [f"  {', '.join(names)}: {note}" for note, names in notes.items()]
     if silent:
         lines.insert(0, f"  not priced, as no energy of an operation is published: {', '.join(silent)}")
     return Group(table, Text("\n".join(lines))) if lines else table
-
-
-def _joules(pj: float) -> str:
-    for unit, size in (("mJ", 1e9), ("uJ", 1e6), ("nJ", 1e3)):
-        if pj >= size:
-            return f"{_two_digits(pj / size)} {unit}"
-    return f"{_two_digits(pj)} pJ"
-
-
-def _two_digits(value: float) -> str:
-    return f"{float(f'{value:.2g}'):g}"
 
 
 def _capability(report: Mapping[str, Any]) -> RenderableType:
