@@ -9,7 +9,8 @@ to so many bits that a message times a weight still fits the state of those who 
 
 **Bits.** A message of b bits times a weight of b bits, added over a position of n channels (n of them at random signs
 reach ``sqrt(n)`` times one), should fill what a membrane has room for (16 bits on
-the chip), for any input whatever: `avsnn.convert.certificate` proves it.
+the chip), for any input whatever: `avsnn.convert.certificate` proves it. The variant of a layer norm multiplies by a
+deviation, so what any input may send lies far above what data does, and takes the bits that data would have had.
 """
 
 from __future__ import annotations
@@ -76,8 +77,10 @@ class Hosts:
         shift = _message_bits(self.populations.target, n, math.sqrt(n))
         if node.variant:
             raw = fixed.FixedLayerNorm(**_common(node, synapses), **own, shift=0, step=1.0, levels=0, variant=True)
-            largest = int(np.abs(self._of(raw, synapses)).max(initial=0))
-            shift = max(largest.bit_length() - shift - 2, 0)
+            arriving = [self._arriving(s, t) for s, t in zip(synapses, found, strict=True)]
+            most = of_hosted(raw, arriving)  # not what calibration sends: readers need room for any input
+            length = min(most.length, most.peak * math.sqrt(n)) / math.sqrt(n)
+            shift = max(math.ceil(math.log2(max(length, 1.0))) - shift - 1, 0)  # half as much is far from likely
         step = 2.0**shift / (n * S) ** 2 if node.variant else 2.0**-shift
         made = fixed.FixedLayerNorm(
             **_common(node, synapses), **own, shift=shift, step=step, levels=0, variant=node.variant
