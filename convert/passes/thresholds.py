@@ -116,12 +116,20 @@ class Thresholds:
                 where=node.origin or node.name,
                 found=f"weight {spread.largest:g}, bias {np.abs(bias).max():g}, threshold {threshold:g}",
                 limit=f"{self.target.weight_bits}-bit weights, {self.target.bias_mant_bits}-bit bias",
+                remedy=self._why(found),
             )
         tried = {max(1, int(top * fraction)) for fraction in CANDIDATES}
         tried |= {filled} if 1 <= filled < top else set()
         if isinstance(levels, float) and _commensurate(found, bias, levels):
             tried = {_meeting(h, node.strict) for h in tried}
         return sorted(tried, reverse=True)
+
+    def _why(self, found: list[Term]) -> str:
+        """What to do where there is no room: messages of many levels take it before weights do."""
+        widest = max(found, key=lambda t: t.levels)
+        if widest.levels == 1:
+            return "scale the weights of this layer, or its threshold"
+        return f"send fewer levels: {widest.source} has {widest.levels}, so a larger step of it"
 
     def _tops(self, found: list[Term], spread: Spread, bias: float) -> tuple[int, int]:
         """(largest threshold at which finer groups may use the exponents of coarser ones, where the largest are full).
