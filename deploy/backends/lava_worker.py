@@ -15,9 +15,12 @@ import importlib.util
 import json
 import multiprocessing.process
 import os
+import pickle
 import queue
 import shutil
 import signal
+import socket
+import struct
 import sys
 import threading
 import time
@@ -30,6 +33,7 @@ import numpy as np
 GRACE_S = 0.5  # for the shared memory of killed Lava processes to be released
 POLL_S = 0.2
 STALLED = "Stalled"
+PEEK = 1 << 20  # bytes of what a Lava process says when it ends
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 WARM = (
     "lava.proc.lif.models",
@@ -181,8 +185,8 @@ def group_ticks() -> int:
 def failure(process: Any) -> str:
     """Return the exception or signal that ended a Lava process, if one did; a traceback goes to the log."""
     with contextlib.suppress(OSError, ValueError, EOFError, AttributeError):  # closed while we look: it ended well
-        if process.exception:
-            error, log = process.exception
+        if told := last_words(process):
+            error, log = told
             sys.stderr.write(f"{log}\n")
             sys.stderr.flush()
             return f"{type(error).__name__} in a Lava process: {error}"
@@ -191,6 +195,18 @@ def failure(process: Any) -> str:
         if ended is not None and ended.si_code in (os.CLD_KILLED, os.CLD_DUMPED):
             return f"a Lava process was killed by signal {ended.si_status}"
     return ""
+
+
+def last_words(process: Any) -> Any:
+    """(error, traceback) that a Lava process has sent when it ended, or None.
+
+    They are left in the pipe: Lava's main thread may be about to read them, and of two readers one gets half a message.
+    """
+    with socket.socket(fileno=os.dup(process._pconn.fileno())) as pipe:
+        found = pipe.recv(PEEK, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    (length,) = struct.unpack("!i", found[:4])
+    whole = len(found) >= 4 + length
+    return pickle.loads(found[4:]) if whole else ("more than can be shown", "")
 
 
 def fail(out: Path, kind: str, message: str) -> None:

@@ -1,6 +1,7 @@
 """Exports against an integer loop written here, in logical time, from brute-force matrices: it knows no wall clock."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from avsnn.convert.ir.fixed_interpreter import wall_clock
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
 from avsnn.deploy import lava_env
+from avsnn.deploy.backends import lava_worker
 from avsnn.deploy.backends.lava import LavaRun, LavaWorker
 from avsnn.deploy.exports.lava import write_lava
 from avsnn.errors import BackendError, DomainError, InputError
@@ -505,3 +508,29 @@ def test_a_stuck_runtime_is_noticed_and_run_once_more(folder: Path, caplog: pyte
     assert stopped
     assert "stuck" in caplog.text
     assert differing(loop(network(), inputs()), flat(run)) == set()
+
+
+class Ended:
+    """A Lava process as far as the watching thread sees it."""
+
+    pid = -1
+
+    def __init__(self) -> None:
+        self._pconn, self._cconn = multiprocessing.Pipe()
+
+    @property
+    def exception(self) -> Any:
+        raise AssertionError("of two readers of a pipe one gets half a message")
+
+
+@pytest.mark.parametrize("said", [None, (ValueError("no such weight"), "the traceback")])
+def test_watching_a_process_took_its_last_words_from_lava(said: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    process = Ended()
+    assert lava_worker.failure(process) == ""
+    process._cconn.send(said)
+    for _ in range(2):
+        reason = lava_worker.failure(process)
+        assert reason == ("" if said is None else "ValueError in a Lava process: no such weight")
+    assert capsys.readouterr().err == ("" if said is None else "the traceback\n" * 2)
+    left = process._pconn.recv()
+    assert str(left) == str(said)
