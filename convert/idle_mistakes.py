@@ -141,6 +141,10 @@ def _early_matters(graph: Graph, spoiled: Graph, reader: Node, early: set[str], 
     synapses = [name for name in reader.inputs if name in early and isinstance(graph[name], fixed.Synapse)]
     if not synapses:
         return False
+    if isinstance(reader, fixed.Received):  # whose synapses differ in shape: x and its gain
+        streams = [_stream(sent[name]) for name in reader.inputs]
+        moved = [x[1:] if name in synapses else x[:-1] for name, x in zip(reader.inputs, streams, strict=True)]
+        return bool((_made(reader, moved) != _made(reader, [x[:-1] for x in streams])).any())
     total = _stream(np.asarray(sum(sent[name].reshape(*sent[name].shape[:2], *reader.shape) for name in synapses)))
     if isinstance(reader, fixed.FixedReadout):
         answers = [reader.over_window(_windows(stream, T)) for stream in (total[1:], total[:-1])]

@@ -20,9 +20,10 @@ from avsnn.convert.ir.node import Array, Node
 from avsnn.convert.passes.integer_formats import Target
 from avsnn.convert.passes.quantise import quantise
 from avsnn.convert.passes.schedule import schedule
-from avsnn.convert.pipeline import FOLDS
+from avsnn.convert.pipeline import FOLDS, convert
 from avsnn.hw_profiles.profile import load_profile
 from tests.convert.mutants import NETWORKS, samples
+from tests.random_graphs import draw
 from tests.strategies import inputs_for, spiking_graph, spiking_graphs
 
 TARGET = Target.of(load_profile("loihi2"))
@@ -106,3 +107,9 @@ def test_a_coincidence_matters_where_one_spike_is_missing() -> None:
     for spikes, matters in (((0, 0), False), ((1, 1), False), ((1, 0), True)):
         integers = {"x": np.array(spikes).reshape(1, 1, 2)}
         assert idle_on(graph, integers, logical(graph, integers))(hasty) is not matters
+
+
+def test_a_gain_whose_sums_come_a_step_early_has_sums_of_two_shapes() -> None:
+    drawn = draw(2267, 1)
+    record = convert(drawn.graph, calibration=drawn.inputs, seed=2267, proof_samples=4).record
+    assert any(check["name"] == "scheduled = quantised" for check in record["checks"])
