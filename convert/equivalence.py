@@ -284,6 +284,12 @@ def hasty_coincidences(graph: Graph) -> dict[str, Graph]:
     return {} if hasty is graph else {"every coincidence: one spike may be missing": hasty}
 
 
+def liveliest(run: Activity, count: int) -> Array:
+    """Which samples make most spikes, at most ``count`` of them, in order."""
+    spikes = sum(s.sum(axis=0).reshape(s.shape[1], -1).sum(axis=1) for s in run.spikes.values())
+    return np.sort(np.argsort(-np.asarray(spikes), kind="stable")[:count])
+
+
 def misplaced(graph: Graph) -> dict[str, Graph]:
     """Planted mistakes of mapped graphs: every core lacks axons of each connection, every slice is shifted by one."""
     lost = moved = graph

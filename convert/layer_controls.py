@@ -67,8 +67,7 @@ def with_layer_controls(check: eq.Check, expected: Activity, graph: Graph, input
 
 def _liveliest(graph: Graph, inputs: Inputs, run: Activity, force: Inputs) -> tuple[Inputs, Activity, Inputs]:
     """The samples that make most spikes, of all that has samples."""
-    spikes = sum(s.sum(axis=0).reshape(s.shape[1], -1).sum(axis=1) for s in run.spikes.values())
-    index = np.sort(np.argsort(-np.asarray(spikes), kind="stable")[:SAMPLES])
+    index = eq.liveliest(run, SAMPLES)
     codings = {node.name: node.coding for node in graph.of(ir.Input)}
     few = replace(
         run,

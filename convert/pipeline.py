@@ -209,14 +209,14 @@ def convert(
         scheduled, balances = schedule(lowered, delay_steps_max=profile.limits.delay_steps_max)
         check_stage(scheduled)
     with log.step("verify schedule"):
-        certificate, spikes = compare_schedule(lowered, scheduled, data, certificate, log)
+        certificate, spikes, liveliest = compare_schedule(lowered, scheduled, data, certificate, log)
         latency = depth(scheduled) + scheduled.timesteps
         check_balance(scheduled, latency)
     mapped, cores = _mapped(scheduled, profile, spikes, log)
     if mapped is not None:
         with log.step("verify mapping"):
             cores["checked"] = check_mapping(scheduled, check_stage(mapped), profile, seed=seed)
-            compare_mapped(lowered, scheduled, mapped, data, log)
+            compare_mapped(lowered, scheduled, mapped, data, liveliest, log)
     graphs = {g.stage: g for g in (traced, folded, quantised, scheduled, mapped) if g is not None}
     record: dict[str, Any] = {
         "checks": [*kept.checks, *(check_record(check) for check in log.checks)],

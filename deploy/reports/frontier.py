@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import escape
 
+from avsnn.deploy.reports.interval import Interval, format_interval
 from avsnn.train.proportion import PairedDifference, Proportion
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 400, 70, 20, 40, 60
@@ -58,8 +59,8 @@ def table(points: Sequence[Point], *, data: str, profile: str) -> str:
         low, high = (100 * edge for edge in point.difference.interval())
         energy = "not priced"
         if point.energy_pj is not None:
-            bottom, value, top = (edge / 1e3 for edge in point.energy_pj)
-            energy = f"{value:.3g} nJ ({bottom:.3g} to {top:.3g})"
+            lowest, likely, highest = point.energy_pj
+            energy = format_interval(Interval(value=likely, lo=lowest, hi=highest))
         lines.append(
             f"| {100 * point.budget:.0f} % | {point.operations:,.0f} | {point.accuracy.value:.3f} | "
             f"{100 * point.difference.value:+.1f} [{low:+.1f}, {high:+.1f}] | {energy} |"

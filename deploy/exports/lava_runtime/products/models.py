@@ -39,8 +39,9 @@ class Windows(PyLoihiProcessModel):
             self._lines.append(deque([np.zeros(size, dtype=np.int64)] * length, maxlen=length))
         self._formed = np.zeros((self._window, result), dtype=np.int64)
 
-    def exchange(self, *factors):
-        """Send once and receive once on every port."""
+    def run_spk(self):
+        """Send once and receive once on every port, in the order in which the model names them."""
+        factors = [getattr(self, name) for name, kind in type(self).__annotations__.items() if kind is PyInPort]
         wall = self.time_step - 1  # Lava counts steps from 1
         step = (wall - self._start) % self._window
         if wall >= self._start and step == 0:
@@ -67,10 +68,6 @@ class PySpaceAttentionModel(Windows):
     v: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
-    def run_spk(self):
-        """One step."""
-        self.exchange(self.q, self.k, self.v)
-
     def form(self, q, k, v):
         """Whole windows to their product."""
         queries, keys, values = self.by_head(q), self.by_head(k), self.by_head(v)
@@ -92,10 +89,6 @@ class PyTimeAttentionModel(Windows):
     v: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
-    def run_spk(self):
-        """One step."""
-        self.exchange(self.q, self.k, self.v)
-
     def form(self, q, k, v):
         """Whole windows to their product."""
         queries, keys, values = self.by_head(q), self.by_head(k), self.by_head(v)
@@ -116,10 +109,6 @@ class PyAttentionMapModel(Windows):
     k: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
-    def run_spk(self):
-        """One step."""
-        self.exchange(self.q, self.k)
-
     def form(self, q, k):
         """Whole windows to their product."""
         queries, keys = self.by_head(q), self.by_head(k)
@@ -138,10 +127,6 @@ class PyMappedValuesModel(Windows):
     chosen: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     v: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
-
-    def run_spk(self):
-        """One step."""
-        self.exchange(self.chosen, self.v)
 
     def form(self, chosen, v):
         """Whole windows to their product."""
@@ -163,10 +148,6 @@ class PyProductOfSumsModel(Windows):
     x: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     y: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
-
-    def run_spk(self):
-        """One step."""
-        self.exchange(self.x, self.y)
 
     def form(self, x, y):
         """Whole windows to their product."""
@@ -209,10 +190,6 @@ class PyUnitCurrentModel(UnitCurrents):
     x: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
-    def run_spk(self):
-        """One step."""
-        self.exchange(self.x)
-
 
 @implements(proc=PairedUnitCurrent, protocol=LoihiProtocol)
 @requires(CPU)
@@ -224,10 +201,6 @@ class PyPairedUnitCurrentModel(UnitCurrents):
     y: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
-    def run_spk(self):
-        """One step."""
-        self.exchange(self.x, self.y)
-
 
 @implements(proc=LayerNorm, protocol=LoihiProtocol)
 @requires(CPU)
@@ -237,10 +210,6 @@ class PyLayerNormModel(Windows):
 
     x: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
-
-    def run_spk(self):
-        """One step."""
-        self.exchange(self.x)
 
     def form(self, x):
         """Sums of one step to messages."""
@@ -268,10 +237,6 @@ class PyStepGainModel(Windows):
     x: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     w: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
     out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
-
-    def run_spk(self):
-        """One step."""
-        self.exchange(self.x, self.w)
 
     def form(self, x, w):
         """Sums of one step to messages."""
