@@ -10,7 +10,6 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from avsnn.deploy.reports.html_proof import accuracy, capability, certificate, e
 from avsnn.deploy.reports.html_spent import cores, energy, energy_text
 from avsnn.deploy.reports.html_table import paragraph, table
 from avsnn.deploy.reports.render import left_out
+from avsnn.deploy.reports.svg import style
 
 SECTIONS = (
     ("accuracy", "Accuracy", accuracy),
@@ -51,8 +51,8 @@ def render_html(report: Mapping[str, Any], *, digest: str) -> str:
         report: as ``report.json`` holds it; older bundles lack parts, which are then left out.
         digest: SHA-256 of ``report.json``, so that a page says which report it shows.
     """
-    style = Markup(resources.files("avsnn.deploy.reports").joinpath("report.css").read_text(encoding="utf-8"))
-    allowed = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    look = style()
+    allowed = base64.b64encode(hashlib.sha256(look.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{allowed}'; base-uri 'none'; form-action 'none'"
     title = f"{report['meta']['name']} for {report['meta']['target']}"
     head = element(
@@ -62,7 +62,7 @@ def render_html(report: Mapping[str, Any], *, digest: str) -> str:
         element("meta", {"http-equiv": "Content-Security-Policy", "content": policy}),
         element("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
         element("title", {}, title),
-        element("style", {}, style),
+        element("style", {}, look),
     )
     parts = [*SECTIONS, ("warnings", "Warnings", _warnings)]
     sections = [_section(anchor, heading, *fill(report)) for anchor, heading, fill in parts]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from avsnn.deploy.reports.charts import WIDTH, WORDS, Row, intervals, linear
+from avsnn.deploy.reports.charts import WORDS, Row, intervals
 from avsnn.deploy.reports.element import Markup
 from avsnn.deploy.reports.html_table import paragraph, table
 from avsnn.deploy.reports.overflow import overflow_lines
 from avsnn.deploy.reports.render import finetuned, noticed
+from avsnn.deploy.reports.svg import WIDTH, linear
 
 
 def accuracy(report: Mapping[str, Any]) -> list[Markup]:

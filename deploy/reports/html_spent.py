@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from avsnn.deploy.reports.charts import WIDTH, WORDS, Row, decades, grid, intervals
+from avsnn.deploy.reports.charts import WORDS, Row, grid, intervals
 from avsnn.deploy.reports.cores import USED, in_words, most
 from avsnn.deploy.reports.element import Markup
 from avsnn.deploy.reports.energy import BANNER
 from avsnn.deploy.reports.html_table import paragraph, table
 from avsnn.deploy.reports.interval import format_energy
+from avsnn.deploy.reports.svg import WIDTH, decades
 
 DRAWN = 4096  # cores on the map; a page of more is slow to open
 

@@ -68,8 +68,8 @@ def interval_of(constant: Constant) -> Interval | None:
 def format_energy(picojoules: float, *, rounding: str = "nearest") -> str:
     """At most two significant digits with a unit; "down" and "up" round outward for the ends of an interval.
 
-    >>> format_energy(1.0935e9), format_energy(1.0905e9, rounding="down"), format_energy(999.0)
-    ('1.1 mJ', '1 mJ', '1 nJ')
+    >>> format_energy(1.0935e9), format_energy(1.0905e9, rounding="down"), format_energy(999.0), format_energy(1e6)
+    ('1.1 mJ', '1 mJ', '1 nJ', '1 uJ')
     """
     if picojoules == 0:
         return "0 pJ"
@@ -89,13 +89,15 @@ def format_interval(interval: Interval) -> str:
 
 
 def _round(value: float, places: int, rounding: str) -> float:
-    scale = 10.0**places
+    size = 10.0 ** abs(places)  # exact, which 10.0**-5 is not: 1e6 times it and back was no longer 1e6
+    shifted = value * size if places >= 0 else value / size
     match rounding:
         case "nearest":
-            return round(value * scale) / scale
+            whole = round(shifted)
         case "down":
-            return math.floor(value * scale) / scale
+            whole = math.floor(shifted)
         case "up":
-            return math.ceil(value * scale) / scale
+            whole = math.ceil(shifted)
         case _:
             raise InputError("unknown rounding", where="format_energy", found=rounding, limit="nearest, down, up")
+    return whole / size if places >= 0 else whole * size

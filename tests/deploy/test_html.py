@@ -14,6 +14,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -23,15 +24,18 @@ from avsnn.convert import pipeline
 from avsnn.convert.ir.fixed_interpreter import to_integers
 from avsnn.deploy.capability import capabilities
 from avsnn.deploy.executions import execute_all
-from avsnn.deploy.reports.charts import LEVELS, WIDTH, Row, bars, decades, grid, histogram, linear, round_step
+from avsnn.deploy.reports.charts import LEVELS, Row, bars, grid, histogram
 from avsnn.deploy.reports.compare import LAYERS, compare_table, layers_csv, summary
 from avsnn.deploy.reports.counts import count
 from avsnn.deploy.reports.element import Markup, element, joined
 from avsnn.deploy.reports.energy import BANNER, price
+from avsnn.deploy.reports.frontier import Point, plot
 from avsnn.deploy.reports.html import SECTIONS, render_html
 from avsnn.deploy.reports.html_activity import HISTOGRAM
 from avsnn.deploy.reports.report import accuracy_table, build_report
+from avsnn.deploy.reports.svg import WIDTH, decades, linear, round_step
 from avsnn.hw_profiles.profile import load_profile
+from avsnn.train.proportion import PairedDifference, Proportion
 from tests.strategies import inputs_for, spiking_graph
 
 EVIL = "</script><img src=x onerror=alert(1)>"
@@ -238,6 +242,8 @@ def test_axes_have_round_ticks_and_hold_their_values() -> None:
     axis = linear(23.0, "u", left=100.0)
     assert [value for value, _ in axis.ticks] == [0, 5, 10, 15, 20, 25]
     assert (axis.at(0), axis.at(25)) == (100.0, axis.right)
+    assert " ".join(label for _, label in linear(0.89, "u", left=0.0, least=0.71).ticks) == "0.7 0.75 0.8 0.85 0.9"
+    assert [value for value, _ in linear(0.0, "u", left=0.0).ticks] == [0, 1]
     log = decades([3.0, 40.0, 2e5], "u", left=0.0, right=300.0, show=str)
     assert [value for value, _ in log.ticks] == [1, 10, 100, 1000, 10000, 100000, 1000000]
     assert log.at(1000.0) == pytest.approx(150.0)
@@ -248,6 +254,21 @@ def test_axes_have_round_ticks_and_hold_their_values() -> None:
         alone = decades([one], "u", left=0.0, right=WIDTH, show=str)
         assert alone.low <= one <= alone.high
         assert alone.low < alone.high
+
+
+def test_a_picture_of_its_own_is_xml_with_every_point_where_it_belongs() -> None:
+    right, pair = (Proportion(correct=k, count=100) for k in (80, 60)), PairedDifference(only_a=1, only_b=1, count=100)
+    points = [
+        Point(budget=b, accuracy=accuracy, difference=pair, operations=4e6 * b, energy_pj=None)
+        for b, accuracy in zip((1.0, 0.5), right, strict=True)
+    ]
+    root = ElementTree.fromstring(plot(points, title=EVIL))
+    space = "{http://www.w3.org/2000/svg}"
+    (far, high), (near, low) = ((float(c.get("cx", "")), float(c.get("cy", ""))) for c in root.iter(f"{space}circle"))
+    assert near == pytest.approx(70 + (far - 70) / 2, abs=0.1)
+    assert low > high, "more is further up"
+    assert root.find(f"{space}title").text == EVIL  # type: ignore[union-attr]
+    assert len(root.findall(f"{space}style")) == 1
 
 
 def test_a_histogram_counts_every_value_once() -> None:
