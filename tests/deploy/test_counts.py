@@ -11,10 +11,19 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from avsnn.convert.ir.fixed_nodes import FixedConv2d, FixedInput, FixedLIF, FixedLinear, FixedReadout, HeldCurrent
+from avsnn.convert.ir.fixed_nodes import (
+    FixedAttention,
+    FixedConv2d,
+    FixedInput,
+    FixedLIF,
+    FixedLinear,
+    FixedReadout,
+    HeldCurrent,
+)
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Node
 from avsnn.deploy.reports.counts import Counts, SynapseCount, count
+from avsnn.deploy.reports.dynamic import operations
 from avsnn.deploy.reports.fanout import fanout, reached
 from avsnn.errors import InputError
 
@@ -220,6 +229,27 @@ def test_events_above_two_to_the_24_are_not_rounded() -> None:
     )  # fmt: skip
     counts = count(graph, {"x": np.ones((1, 1, 1), bool), "p": np.zeros((1, 1, 2**24 + 1), bool)})
     assert counts.sop_stored == 2**24 + 1
+
+
+def test_counts_above_two_to_the_31_are_exact() -> None:
+    """Operations, updates, spikes, the host and products; views of one value stand for large arrays."""
+    many, T, samples = 2**16 + 1, 2**9, 33
+    image = FixedInput(name="image", shape=(many,), coding="direct", low=0, high=1, step=1.0)
+    ones = np.broadcast_to(np.int8(1), (3, many))
+    held = HeldCurrent(name="held", inputs=("image",), shape=(3,), weight=ones, bias=NO_BIAS)
+    wire = FixedLinear(name="wire", inputs=("p",), shape=(many,), weight_mant=np.ones((many, 3), np.int8))
+    nodes = (image, held, lif("p", ("held",), (3,)), wire, lif("wide", ("wire",), (many,)))
+    graph = Graph(nodes=nodes, outputs=("wide",), timesteps=T, stage="quantised")
+    full = np.full((samples, many), T)
+    counts = count(graph, {"p": np.ones((T, samples, 3), bool)}, messages={"wide": full})
+    assert counts.sop_stored == counts.sop_nonzero == T * samples * 3 * many > 2**31
+    assert counts.sop_by_sample == (T * 3 * many,) * samples
+    assert counts.neuron_updates == counts.spikes == T * samples * (3 + many)
+    assert counts.host_macs == samples * 3 * many
+    attention = FixedAttention(name="qkv", inputs=("p", "p", "p"), shape=(2**15, 1), heads=1, over="space")
+    spikes = np.ones((3, 1, 2**15, 1), bool)
+    ands, accs, _ = operations(attention, spikes, spikes, spikes)
+    assert (int(ands[0]), int(accs[0])) == (3 * 2**30, 6 * 2**30)
 
 
 @pytest.mark.parametrize(
