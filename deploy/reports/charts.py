@@ -121,15 +121,8 @@ def timeline(title: str, rows: Sequence[tuple[str, int, int, int]], steps: int) 
 
 def grid(title: str, cells: Sequence[tuple[str, str, float]]) -> Markup:
     """Numbered squares coloured by a share from 0 to 1; cells are (number, what it holds, share)."""
-    marks, left = list[Markup](), 10.0
-    for k in range(LEVELS):
-        shape = {"x": left + 44 + 18.0 * k, "y": float(svg.TOP), "width": 18.0, "height": 14.0}
-        marks.append(element("rect", shape | {"class": f"l{k}"}))
-    marks += [
-        svg.text(left + 38, svg.TOP + 11.0, "0 %", "label"),
-        svg.text(left + 50 + 18.0 * LEVELS, svg.TOP + 11.0, "100 %", ""),
-    ]
-    top = svg.TOP + 28.0
+    left = 10.0
+    marks, top = [shades(left + 44, "0 %", "100 %")], svg.TOP + 28.0
     for k, (number, name, share) in enumerate(cells):
         level = min(LEVELS - 1, int(share * LEVELS))
         x, y = left + CELL * (k % COLUMNS) * 1.5, top + CELL * (k // COLUMNS)
@@ -137,3 +130,12 @@ def grid(title: str, cells: Sequence[tuple[str, str, float]]) -> Markup:
         marks.append(element("rect", shape | {"class": f"mark l{level}"}, element("title", {}, name)))
         marks.append(svg.text(x + CELL * 0.75 - 1.5, y + 18, number, f"middle t{level}"))
     return svg.figure(title, top + CELL * -(-len(cells) // COLUMNS), marks)
+
+
+def shades(left: float, least: str, most: str) -> Markup:
+    """What colours from pale to full stand for."""
+    parts = [svg.text(left - 6, svg.TOP + 11.0, least, "label")]
+    for k in range(LEVELS):
+        shape = {"x": left + 18.0 * k, "y": float(svg.TOP), "width": 18.0, "height": 14.0, "class": f"l{k}"}
+        parts.append(element("rect", shape))
+    return element("g", {}, *parts, svg.text(left + 6 + 18.0 * LEVELS, svg.TOP + 11.0, most, ""))

@@ -17,9 +17,10 @@ from avsnn.convert.bundle import sha256_of
 from avsnn.deploy.reports.cores import in_words
 from avsnn.deploy.reports.element import Markup, element, joined
 from avsnn.deploy.reports.energy import BANNER
-from avsnn.deploy.reports.html_activity import activity, layers, pipeline
+from avsnn.deploy.reports.html_layers import layers, pipeline
 from avsnn.deploy.reports.html_proof import accuracy, capability, certificate, exactness
 from avsnn.deploy.reports.html_spent import cores, energy, energy_text
+from avsnn.deploy.reports.html_spikes import activity
 from avsnn.deploy.reports.html_table import paragraph, table
 from avsnn.deploy.reports.render import left_out
 from avsnn.deploy.reports.svg import style
@@ -180,7 +181,7 @@ def _provenance(report: Mapping[str, Any], digest: str) -> list[Markup]:
     rows += [(f"profile {name}, SHA-256", row["profile_sha256"]) for name, row in report["energy"].items()]
     rows += [("counts, SHA-256", row["counts_sha256"]) for row in list(report["energy"].values())[:1]]
     again = "avsnn-report BUNDLE --html FILE makes this page again from the bundle, without running anything."
-    return [table(("what", "value"), rows, hashes=(1,)), paragraph(again)]
+    return [table("What this page was made of", ("what", "value"), rows, hashes=(1,)), paragraph(again)]
 
 
 def _plain(value: object) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from avsnn.deploy.reports.charts import WORDS, Row, intervals
 from avsnn.deploy.reports.element import Markup
-from avsnn.deploy.reports.html_table import paragraph, table
+from avsnn.deploy.reports.html_table import folded, paragraph, table
 from avsnn.deploy.reports.overflow import overflow_lines
 from avsnn.deploy.reports.render import finetuned, noticed
 from avsnn.deploy.reports.svg import WIDTH, linear
@@ -35,7 +35,7 @@ def accuracy(report: Mapping[str, Any]) -> list[Markup]:
     columns = ("stage", "accuracy", "95 % interval", "right", f"against {found['against']}, paired")
     title = f"Accuracy on {found['samples']:,} samples of {found['data']}, with 95 % intervals"
     chart = intervals(title, shown, linear(100.0, "% right", left=120.0, right=WIDTH - WORDS))
-    return [chart, table(columns, rows, numbers=(1, 2, 3, 4)), *map(paragraph, finetuned(report))]
+    return [chart, table("Accuracy by stage", columns, rows, numbers=(1, 2, 3, 4)), *map(paragraph, finetuned(report))]
 
 
 def exactness(report: Mapping[str, Any]) -> list[Markup]:
@@ -53,7 +53,7 @@ def exactness(report: Mapping[str, Any]) -> list[Markup]:
             "Each step of the conversion was run before and after, and every value compared. A comparison counts only "
             "if it also notices mistakes that were planted on purpose; an idle mistake changes nothing on this data."
         ),
-        table(columns, rows, numbers=(2, 3, 4, 5, 6)),
+        table("Comparisons", columns, rows, numbers=(2, 3, 4, 5, 6)),
         paragraph(
             f"{report['integers_checked']:,} integers lie within half a step of their real value. {windows:,} windows "
             f"full of ties were compared with exact fractions: {how}."
@@ -73,7 +73,8 @@ def certificate(report: Mapping[str, Any]) -> list[Markup]:
         numbers = (f"{margin['bound']:,}", f"{margin['limit']:,}", f"{margin['bits']:,}", seen)
         rows.append((row["name"], row["kind"], row["verdict"], what, *numbers))
     columns = ("node", "kind", "verdict", "closest", "bound", "limit", "bits to spare", "on data")
-    return [*map(paragraph, overflow_lines(report)), table(columns, rows, numbers=(4, 5, 6, 7))]
+    shown = table("The closest that each node comes to its limit", columns, rows, numbers=(4, 5, 6, 7))
+    return [*map(paragraph, overflow_lines(report)), folded(f"{len(rows):,} nodes one by one", shown)]
 
 
 def capability(report: Mapping[str, Any]) -> list[Markup]:
@@ -84,5 +85,5 @@ def capability(report: Mapping[str, Any]) -> list[Markup]:
     parts = [paragraph(f"Nodes by answer of {report['meta']['target']}: {answers}.")]
     if special:
         rows = [(need["node"], need["kind"], need["answer"], need.get("reason", "")) for need in special]
-        parts.append(table(("node", "needs", "runs on", "because"), rows))
+        parts.append(table("What is not native", ("node", "needs", "runs on", "because"), rows))
     return parts

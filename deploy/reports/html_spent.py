@@ -9,7 +9,7 @@ from avsnn.deploy.reports.charts import WORDS, Row, grid, intervals
 from avsnn.deploy.reports.cores import USED, in_words, most
 from avsnn.deploy.reports.element import Markup
 from avsnn.deploy.reports.energy import BANNER
-from avsnn.deploy.reports.html_table import paragraph, table
+from avsnn.deploy.reports.html_table import folded, paragraph, table
 from avsnn.deploy.reports.interval import format_energy
 from avsnn.deploy.reports.svg import WIDTH, decades
 
@@ -47,16 +47,22 @@ def energy(report: Mapping[str, Any]) -> list[Markup]:
     columns = ("profile", "dynamic", "interval", "evidence", "scope", "inside other constants", "unpriced")
     parts = [paragraph(f"Dynamic energy per sample. Each figure is an {BANNER}. Scopes differ, so read the table.")]
     parts += [_chart(charted)] if charted else []
-    parts += [table(columns, rows, numbers=(1, 2))]
+    parts += [table("Dynamic energy per sample on each profile", columns, rows, numbers=(1, 2))]
     kept = ("profile", "term", "per sample", "energy", "interval", "evidence")
-    parts += [table(kept, terms, numbers=(2, 3, 4))] if terms else []
+    listed = table("Terms of each sum, per sample", kept, terms, numbers=(2, 3, 4))
+    parts += [folded(f"{len(terms):,} terms of these sums", listed)] if terms else []
     return [*parts, *_unpriced(report), *_beside(report)]
 
 
 def _unpriced(report: Mapping[str, Any]) -> list[Markup]:
     """Why terms have no price; none of them is taken as zero."""
-    found = [(name, i["term"], i["reason"]) for name, row in report["energy"].items() for i in row["unpriced"]]
-    return [table(("profile", "unpriced", "because"), found)] if found else []
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, row in report["energy"].items():
+        for item in row["unpriced"]:
+            found.setdefault((item["term"], item["reason"]), []).append(name)
+    rows = [(*why, ", ".join(names)) for why, names in sorted(found.items())]
+    shown = table("What has no price, and on which profiles", ("term", "because", "profiles"), rows)
+    return [folded(f"{len(rows):,} reasons why terms have no price", shown)] if found else []
 
 
 def _chart(rows: list[Row]) -> Markup:
@@ -82,7 +88,10 @@ def _beside(report: Mapping[str, Any]) -> list[Markup]:
     if not rows:
         return []
     note = paragraph("Beside that, never part of the sums above:")
-    return [note, table(("profile", "what", "per sample", "interval", "evidence"), rows, numbers=(2, 3))]
+    return [
+        note,
+        table("Beside the sums", ("profile", "what", "per sample", "interval", "evidence"), rows, numbers=(2, 3)),
+    ]
 
 
 def cores(report: Mapping[str, Any]) -> list[Markup]:
@@ -106,7 +115,7 @@ def cores(report: Mapping[str, Any]) -> list[Markup]:
     left = len(mapping["cores"]) - DRAWN
     lines += [f"The map shows the first {DRAWN:,} cores; {left:,} are not drawn."] if left > 0 else []
     chart = grid("Cores in the order of the network, by the fullest of their limits", _cells(mapping))
-    return [chart, *map(paragraph, lines), table(columns, rows, numbers=range(1, len(columns)))]
+    return [chart, *map(paragraph, lines), table("Cores by population", columns, rows, numbers=range(1, len(columns)))]
 
 
 def _unit(field: str) -> str:

@@ -1,4 +1,4 @@
-"""Rows to an HTML table; columns of numbers stand to the right."""
+"""Rows to an HTML table with a caption; columns of numbers stand to the right."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from avsnn.deploy.reports.element import Markup, element
 
 
 def table(
+    caption: str,
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],
     *,
@@ -18,6 +19,7 @@ def table(
     """A table that scrolls on its own where it is wide.
 
     Args:
+        caption: what its rows are.
         columns: headings.
         rows: cells, as they read.
         numbers: columns that stand to the right.
@@ -30,8 +32,13 @@ def table(
     for k, row in enumerate(rows):
         cells = [element("td", {"class": kind}, cell) for kind, cell in zip(kinds, row, strict=True)]
         body.append(element("tr", {"class": "total" if total and k == len(rows) - 1 else None}, *cells))
-    parts = element("thead", {}, element("tr", {}, *head)), element("tbody", {}, *body)
+    parts = element("caption", {}, caption), element("thead", {}, element("tr", {}, *head)), element("tbody", {}, *body)
     return element("div", {"class": "scroll"}, element("table", {}, *parts))
+
+
+def folded(summary: str, *parts: Markup) -> Markup:
+    """What few want to read, behind a line that opens it; on paper it is open."""
+    return element("details", {}, element("summary", {}, summary), *parts)
 
 
 def paragraph(text: str) -> Markup:

@@ -23,6 +23,7 @@ from avsnn.deploy.capability import Capability
 from avsnn.deploy.reports.counts import Counts
 from avsnn.deploy.reports.energy import EnergyReport
 from avsnn.deploy.reports.latency import first_answer
+from avsnn.deploy.reports.sampled import RATE_EDGES, by_rate, by_step, raster
 from avsnn.train.proportion import PairedDifference, Proportion
 
 SCHEMA = 1
@@ -67,6 +68,8 @@ def build_report(
         "tie_windows_differing": sum(n["mismatches"] for n in record["neurons"]),
         "executions": [_execution(check) for check in executions],
         "populations": [_population(node, activity, executions, steps[node.name]) for node in graph.of(fixed.FixedLIF)],
+        "rate_edges_percent": list(RATE_EDGES),
+        "raster": raster(graph, activity),
         "delays": record["delays"],
         "attention": record.get("attention", []),
         "left_out": record.get("left_out", []),
@@ -178,6 +181,8 @@ def _population(node: fixed.FixedLIF, activity: Activity, executions: Sequence[C
         "offset": node.offset,
         "steps": steps,
         "rate": float(spikes[:steps].mean()),
+        "spikes_by_step": by_step(spikes[:steps]),
+        "neurons_by_rate": by_rate(spikes[:steps]),
         "compared": compared,
         "mismatches": 0,
         "u_max": int(np.abs(states["u"]).max(initial=0)),

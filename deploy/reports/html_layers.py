@@ -1,51 +1,16 @@
-"""Sections of the page that say what happens inside: firing rates, operations of every layer, the pipeline."""
+"""Sections of the page that say what is computed when: operations of every layer, the pipeline."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from avsnn.deploy.reports.charts import Row, bars, histogram, timeline
+from avsnn.deploy.reports.charts import Row, bars, timeline
 from avsnn.deploy.reports.element import Markup
-from avsnn.deploy.reports.html_table import paragraph, table
+from avsnn.deploy.reports.html_table import folded, paragraph, table
 from avsnn.deploy.reports.render import lowered, non_causal
 
-HISTOGRAM = "Firing rates of the populations"
 KIB_BITS = 8192
-
-
-def activity(report: Mapping[str, Any]) -> list[Markup]:
-    """How often populations fire and how much of their range they use."""
-    found = report["populations"]
-    if not found:
-        return [paragraph("The network has no neurons on the chip.")]
-    spread = histogram(HISTOGRAM, [100 * row["rate"] for row in found], "% of steps with a spike", "populations")
-    spikes = {row["name"]: row for row in report["counts"]["populations"]}
-    samples, rows, shown = report["counts"]["samples"], [], []
-    for row in found:
-        sent = spikes[row["name"]]["spikes"] / samples
-        used = "saturated" if row["v_max"] >= row["state_limit"] else f"{100 * row['v_max'] / row['state_limit']:.1f} %"
-        rate = f"{100 * row['rate']:.2f} %" if row["rate"] else "silent"
-        compared = f"{sum(row['compared'].values()):,}"
-        rows.append(
-            (
-                row["name"],
-                row["role"],
-                f"{row['neurons']:,}",
-                rate,
-                f"{sent:,.0f}",
-                used,
-                compared,
-                f"{row['offset']:,}",
-            )
-        )
-        shown.append(Row(label=row["name"], values=(sent,), texts=(f"{sent:,.0f}",)))
-    columns = ("population", "role", "neurons", "spike rate", "spikes", "v used", "compared", "starts at step")
-    return [
-        spread,
-        bars(f"Spikes per sample, mean of {samples:,}", shown, ("spikes",), "spikes per sample"),
-        table(columns, rows, numbers=(2, 3, 4, 5, 6, 7)),
-    ]
 
 
 def layers(report: Mapping[str, Any]) -> list[Markup]:
@@ -73,7 +38,7 @@ def layers(report: Mapping[str, Any]) -> list[Markup]:
         ),
         bars("Synaptic operations per sample", sops, series, "operations per sample"),
         bars(f"Weights at {bits} bits", memory, ("of weights",), "KiB"),
-        table(columns, rows, numbers=(1, 2, 3, 4, 5), total=True),
+        table("Connections, means per sample", columns, rows, numbers=(1, 2, 3, 4, 5), total=True),
         *_apart(report),
     ]
 
@@ -93,7 +58,7 @@ def _apart(report: Mapping[str, Any]) -> list[Markup]:
             means = ("not counted" if number is None else f"{number / samples:,.0f}" for number in numbers)
             rows.append((row["name"], *means))
         columns = ("product of activity", "AND", "additions", "multiplications", "dense order")
-        parts.append(table(columns, rows, numbers=(1, 2, 3, 4)))
+        parts.append(table("Products of activity, means per sample", columns, rows, numbers=(1, 2, 3, 4)))
     return parts
 
 
@@ -118,5 +83,8 @@ def pipeline(report: Mapping[str, Any]) -> list[Markup]:
     ]
     if report["delays"]:
         rows_of = [(d["synapse"], f"{d['delay']:,}", f"{d['relays']:,}") for d in report["delays"]]
-        parts.append(table(("path", "delay in steps", "relay populations"), rows_of, numbers=(1, 2)))
+        columns = ("path", "delay in steps", "relay populations")
+        parts.append(
+            folded(f"{len(rows_of):,} delayed paths", table("Delayed paths", columns, rows_of, numbers=(1, 2)))
+        )
     return parts
