@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from avsnn.errors import ProfileError
-from avsnn.hw_profiles.loader import read_profile
+from avsnn.hw_profiles import loader
 from avsnn.hw_profiles.schema import USES, Constant, Profile
 
-__all__ = ["Constant", "Profile", "load_profile", "profile_json", "profile_names"]
+__all__ = ["Constant", "Profile", "examine", "load_profile", "profile_json", "profile_names"]
 
 _SHIPPED = Path(__file__).resolve().parent / "data"
 
@@ -34,11 +34,24 @@ def load_profile(name_or_path: str | Path) -> Profile:
         ProfileError: unknown name (the message lists the known ones), unreadable file, unknown key (with the nearest
             valid one), missing source, interval out of order, or a scope without its operating point.
     """
+    return loader.read_profile(_path(name_or_path))
+
+
+def examine(name_or_path: str | Path) -> tuple[Profile | None, list[ProfileError]]:
+    """Return the profile, or None and everything that is wrong with it, in the order of its lines.
+
+    Raises:
+        ProfileError: unknown name, or no TOML file that can be read.
+    """
+    return loader.examine(_path(name_or_path))
+
+
+def _path(name_or_path: str | Path) -> Path:
     name, known = str(name_or_path), _shipped()
     if name in known:
-        return read_profile(known[name])
+        return known[name]
     if name.endswith(".toml") or "/" in name or isinstance(name_or_path, Path):
-        return read_profile(Path(name_or_path))
+        return Path(name_or_path)
     raise ProfileError(
         "unknown profile",
         where=repr(name),

@@ -85,7 +85,7 @@ def test_typo_in_a_profile(refused: Refused, tmp_path: Path) -> None:
 def test_profile_that_is_no_toml(refused: Refused, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("chip: {", encoding="utf-8")
-    assert f"{path}: not a TOML file" in refused("--target", path)
+    assert f"{path}:1: not a TOML file" in refused("--target", path)
 
 
 def test_no_lava(avsnn: Command, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

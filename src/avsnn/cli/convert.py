@@ -89,7 +89,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--counter-example", metavar="DIR", help=broken)
     finetune.configure(parser)
-    parser.add_argument("--profiles", metavar="NAMES", help="profiles to price, comma separated (default: all)")
+    parser.add_argument(
+        "--profiles",
+        metavar="NAMES",
+        help="names or .toml files to price, comma separated (default: all, and the target)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of generated inputs (default 0)")
     parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds that Lava may take")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -118,8 +122,7 @@ def run(args: argparse.Namespace) -> int:
     if args.counter_example and Path(args.counter_example).exists():
         raise InputError("exists already", where=args.counter_example, remedy="name another folder")
     profile = load_profile(args.target)
-    names = profile_names("pricing") if args.profiles is None else [name for name in args.profiles.split(",") if name]
-    priced = [load_profile(name) for name in names]
+    priced = _priced(args.profiles, profile)
     use_lava = _use_lava(args.backend, profile.id)
     with staged(args.out, force=args.force) as folder, steps(quiet=args.json) as progress:
         start = time.perf_counter()
@@ -179,6 +182,19 @@ def _counter_example(args: argparse.Namespace) -> Iterator[None]:
             again = f"avsnn-run {place / 'a'} --data {place / INPUTS} --backend reference"
             print(f"An input that overflows is in {place}; see it with: {again}", file=sys.stderr)
         raise
+
+
+def _priced(names: str | None, target: Profile) -> list[Profile]:
+    """The profiles that are named; else all that are shipped, and the target in the place of one of its name."""
+    if names is None:
+        shipped = {name: load_profile(name) for name in profile_names("pricing")}
+        return list((shipped | ({target.id: target} if "pricing" in target.uses else {})).values())
+    found = [load_profile(name) for name in names.split(",") if name]
+    ids = [profile.id for profile in found]
+    if twice := sorted({name for name in ids if ids.count(name) > 1}):
+        remedy = "give one of them another id, so that the report can tell them apart"
+        raise InputError("two profiles of one id", where="--profiles", found=", ".join(twice), remedy=remedy)
+    return found
 
 
 def _report(

@@ -1,21 +1,24 @@
-"""Lists the hardware profiles, or shows one: limits, formats, abilities, energy constants and their sources.
+"""Lists the hardware profiles, shows one, or checks a file of your own: limits, formats, abilities, constants, sources.
 
 A number in brackets is the interval; "not published" is not zero; "unlimited" means that nothing is checked.
+"check" lists every problem of a file with its line. Exit code 0: there is none; 2: there is one, or another error.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from avsnn.hw_profiles.profile import Constant, Profile, load_profile, profile_json, profile_names
+from avsnn.errors import ProfileError
+from avsnn.hw_profiles.profile import Constant, Profile, examine, load_profile, profile_json, profile_names
 
 _EXAMPLE = """\
 examples:
   avsnn profiles list
   avsnn profiles show loihi2
   avsnn profiles show my_chip.toml --json
+  avsnn profiles check my_chip.toml
 """
 
 
@@ -26,12 +29,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing = actions.add_parser("list", help="names, uses and titles of the shipped profiles")
     showing = actions.add_parser("show", help="everything that one profile states")
     showing.add_argument("name", metavar="NAME", help="name of a shipped profile, or path of a .toml file")
-    for sub in (listing, showing):
+    checking = actions.add_parser("check", help="every problem of a profile of your own, with its line")
+    checking.add_argument("name", metavar="FILE", help="path of a .toml file, or name of a shipped profile")
+    for sub in (listing, showing, checking):
         sub.add_argument("--json", action="store_true", help="plain JSON on standard output")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the list or the profile."""
+    """Print the list, the profile or its problems."""
     if args.action == "list":
         profiles = [load_profile(name) for name in profile_names()]
         if args.json:
@@ -41,9 +46,40 @@ def run(args: argparse.Namespace) -> int:
             width = max(len(p.id) for p in profiles)
             print("\n".join(f"{p.id:<{width}}  {', '.join(p.uses):<15}  {p.title}" for p in profiles))
         return 0
+    if args.action == "check":
+        return _check(args.name, as_json=args.json)
     profile = load_profile(args.name)
     print(json.dumps(profile_json(profile), indent=2) if args.json else "\n".join(_lines(profile)))
     return 0
+
+
+def _check(name: str, *, as_json: bool) -> int:
+    try:
+        profile, problems = examine(name)
+    except ProfileError as error:  # no TOML: there is nothing to go on with
+        profile, problems = None, [error]
+    if as_json:
+        rows = [{key: getattr(each, key) for key in ("where", "what", "found", "limit", "remedy")} for each in problems]
+        print(
+            json.dumps({"file": name, "id": profile.id if profile else None, "problems": rows}, indent=2, default=str)
+        )
+    else:
+        print("\n".join(_verdict(name, profile, problems)))
+    return 2 if problems else 0
+
+
+def _verdict(name: str, profile: Profile | None, problems: Sequence[ProfileError]) -> Iterator[str]:
+    yield from map(str, problems)
+    if profile is None:
+        yield f"{len(problems)} problem{'s' * (len(problems) != 1)}"
+        return
+    constants = [constant for constant in profile.constants().values() if not constant.name.startswith("limits.")]
+    unknown = [constant.name for constant in constants if constant.value is None]
+    yield f"{profile.id}: no problem; {len(constants)} constants, {len(profile.sources)} sources"
+    if unknown:
+        yield f"not published, so nothing is priced with them: {', '.join(unknown)}"
+    if profile.id in profile_names() and load_profile(profile.id).sha256 != profile.sha256:
+        yield f"note: {profile.id} is also the id of a shipped profile; another one keeps reports apart"
 
 
 def _lines(profile: Profile) -> Iterator[str]:
