@@ -17,9 +17,10 @@ from avsnn.convert.bundle import sha256_of
 from avsnn.deploy.reports.cores import in_words
 from avsnn.deploy.reports.element import Markup, element, joined
 from avsnn.deploy.reports.energy import BANNER
+from avsnn.deploy.reports.html_cores import cores
 from avsnn.deploy.reports.html_layers import layers, pipeline
 from avsnn.deploy.reports.html_proof import accuracy, capability, certificate, exactness
-from avsnn.deploy.reports.html_spent import cores, energy, energy_text
+from avsnn.deploy.reports.html_spent import energy, energy_text
 from avsnn.deploy.reports.html_spikes import activity
 from avsnn.deploy.reports.html_table import paragraph, table
 from avsnn.deploy.reports.render import left_out

@@ -1,19 +1,16 @@
-"""Sections of the page that say what the network takes: energy on every profile, cores and how full they are."""
+"""The section of the page on energy: every profile, what each sum holds, and what stands beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from avsnn.deploy.reports.charts import WORDS, Row, grid, intervals
-from avsnn.deploy.reports.cores import USED, in_words, most
+from avsnn.deploy.reports.charts import WORDS, Row, intervals
 from avsnn.deploy.reports.element import Markup
 from avsnn.deploy.reports.energy import BANNER
 from avsnn.deploy.reports.html_table import folded, paragraph, table
 from avsnn.deploy.reports.interval import format_energy
 from avsnn.deploy.reports.svg import WIDTH, decades
-
-DRAWN = 4096  # cores on the map; a page of more is slow to open
 
 
 def energy_text(interval: Mapping[str, float], samples: int = 1) -> tuple[str, str, str]:
@@ -92,42 +89,3 @@ def _beside(report: Mapping[str, Any]) -> list[Markup]:
         note,
         table("Beside the sums", ("profile", "what", "per sample", "interval", "evidence"), rows, numbers=(2, 3)),
     ]
-
-
-def cores(report: Mapping[str, Any]) -> list[Markup]:
-    """A map of the cores and a row per population."""
-    mapping = report.get("mapping")  # reports of older bundles have none
-    if not mapping:
-        return [paragraph("No cores were asked for.")]
-    if "refused" in mapping:
-        return [paragraph(f"Does not fit. {mapping['refused']}")]
-    rows = []
-    for name in dict.fromkeys(core["population"] for core in mapping["cores"]):
-        mine = [core for core in mapping["cores"] if core["population"] == name]
-        rows.append((name, str(len(mine)), *(most(mine, field, mapping["limits"].get(field)) for field in USED)))
-    columns = ("population", "cores", *(f"most {name}{_unit(field)}" for field, name in USED.items()))
-    lines = [f"{in_words(mapping)}."]
-    if (place := mapping.get("placement")) is not None:
-        lines.append(
-            f"{place['messages']:,} messages between cores make {place['hops']:,} hops on the compared samples."
-        )
-    lines.append(f"Not checked, as nothing is published: {', '.join(mapping['not_checked']) or 'nothing'}.")
-    left = len(mapping["cores"]) - DRAWN
-    lines += [f"The map shows the first {DRAWN:,} cores; {left:,} are not drawn."] if left > 0 else []
-    chart = grid("Cores in the order of the network, by the fullest of their limits", _cells(mapping))
-    return [chart, *map(paragraph, lines), table("Cores by population", columns, rows, numbers=range(1, len(columns)))]
-
-
-def _unit(field: str) -> str:
-    return ", bits" if field.endswith("_bits") else ""
-
-
-def _cells(mapping: Mapping[str, Any]) -> list[tuple[str, str, float]]:
-    """Number, name and load of each core: the largest share of a limit that is known."""
-    cells = []
-    for core in mapping["cores"][:DRAWN]:
-        shares = {USED[f]: core[f] / mapping["limits"][f] for f in USED if mapping["limits"].get(f)}
-        fullest = max(shares, key=shares.__getitem__, default="")
-        load = f", {100 * shares[fullest]:.0f} % of {fullest}" if shares else ""
-        cells.append((str(core["core"]), f"core {core['core']}: {core['population']}{load}", shares.get(fullest, 0.0)))
-    return cells

@@ -95,10 +95,10 @@ def test_a_page_is_well_formed_and_every_chart_has_drawn(report: dict[str, Any])
         ("Synaptic operations", 2 * connections),
         ("Weights", connections),
         ("Steps in which", populations),
-        ("Cores in the order", len(report["mapping"]["cores"])),
+        ("Cores ", len(report["mapping"]["cores"])),
     ):
         assert next(found for caption, found in drawn.items() if caption.startswith(title)) >= marks, title
-    assert len(drawn) == 10
+    assert len(drawn) == len(page.figures) >= 10
     anchors = {attributes.get("id") for _, attributes in page.tags}
     links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
     assert len(links) == len(SECTIONS) + 2
