@@ -84,7 +84,7 @@ def count(
     return Counts(
         synapses=tuple(_synapse(node, graph, seen) for node in graph.of(Synapse)),
         populations=tuple(_population(node, graph, seen, driven, steps * samples) for node in graph.of(FixedLIF)),
-        hosts=tuple(_host(n, graph, samples) for n in graph if isinstance(n, HOSTED)),
+        hosts=tuple(host_count(n, graph, samples) for n in graph if isinstance(n, HOSTED)),
         products=tuple(
             _product(node, graph, seen, samples) for node in graph.of(Product) if not isinstance(node, Received)
         ),
@@ -152,7 +152,7 @@ def _synapse(node: Synapse, graph: Graph, seen: _Seen) -> SynapseCount:
         name=node.name,
         source=source.name,
         targets=tuple(reader.name for reader in graph.readers[node.name]),
-        role=_role(node, graph),
+        role=role_of(node, graph),
         weights=node.weight_mant.size,
         connections=int(stored.sum()),
         connections_nonzero=int(nonzero.sum()),
@@ -201,7 +201,8 @@ def _population(node: FixedLIF, graph: Graph, seen: _Seen, driven: bool, times: 
     )
 
 
-def _host(node: Node, graph: Graph, samples: int) -> HostCount:
+def host_count(node: Node, graph: Graph, samples: int) -> HostCount:
+    """What the host computes of one node, whatever fires."""
     if isinstance(node, Received):
         return _in_every_step(node, graph.timesteps, samples)
     if not isinstance(node, FixedUnitCurrent):
@@ -247,7 +248,7 @@ def _between_single_neurons(node: Synapse, graph: Graph) -> bool:
     return any(isinstance(end, FixedLIF) and end.role == "coincidence" for end in ends)
 
 
-def _role(node: Synapse, graph: Graph) -> str:
+def role_of(node: Synapse, graph: Graph) -> str:
     """What the connection is for: the common role of its readers, "neuron" where they differ."""
     roles = {_role_of_target(reader) for reader in graph.readers[node.name]}
     return roles.pop() if len(roles) == 1 else "neuron"

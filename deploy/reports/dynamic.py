@@ -1,7 +1,7 @@
 """Turns the spikes of a product's sources into its operations: activity times activity, which no stored weight is in.
 
 An operation is counted where every operand of it is a spike, or a counter that a spike asks for; |x| is a number of
-spikes, per head of d channels (T: steps of the window, N: tokens). Multiplying by the constant gain is not counted.
+spikes, per head of d channels (T: steps of its window, N: tokens). Multiplying by the constant gain is not counted.
 
 ======================== ============================ =============================== ============== ==================
 product                  AND                          ACC (additions)                 MUL            dense order
@@ -31,6 +31,7 @@ from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.fixed_interpreter import connect, product
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array
+from avsnn.convert.ir.windows import windows
 from avsnn.deploy.capability import needs
 from avsnn.deploy.payload import payload_bits
 from avsnn.errors import InputError
@@ -99,7 +100,7 @@ def product_count(
         payload_bits=payload_bits(node, graph),
         replay_bits=_replay_bits(node, graph.timesteps, sizes),
         delay_bits=sum(delay * size for delay, size in zip(delays, sizes, strict=True)),
-        dense_macs=dense_macs(node, graph) * samples,
+        dense_macs=dense_macs(node, graph, windows(graph)) * samples,
     )
     if node.name not in emitted:
         return row
@@ -116,21 +117,24 @@ def _replay_bits(node: fixed.Product, timesteps: int, sizes: list[int]) -> int:
     return timesteps * sum(sizes) if node.windowed else 0
 
 
-def dense_macs(node: fixed.Product, graph: Graph) -> int:
-    """Multiply-accumulates of one sample if no zero were skipped, in the order written (the map q k^T first)."""
-    T, shapes = graph.timesteps, [graph[name].shape for name in node.inputs]
+def dense_macs(node: fixed.Product, graph: Graph, steps: Mapping[str, int]) -> int:
+    """Multiply-accumulates of one sample if no zero were skipped, in the order written (the map q k^T first).
+
+    steps: how many each source works, by name.
+    """
+    n, shapes = max(steps[name] for name in node.inputs), [graph[name].shape for name in node.inputs]
     first, tokens, others = shapes[0], math.prod(shapes[0][1:]), math.prod(shapes[-1][1:])
     match node:
         case fixed.FixedUnitCurrent():
-            return T * sum(math.prod(shape) for shape in shapes)
+            return sum(steps[name] * math.prod(shape) for name, shape in zip(node.inputs, shapes, strict=True))
         case fixed.FixedAttention():
-            return 2 * first[0] * (tokens * T * T if node.windowed else T * tokens * others)
+            return 2 * first[0] * (tokens * n * n if node.windowed else n * tokens * others)
         case fixed.FixedAttentionMap():
-            return T * first[0] * tokens * others
+            return n * first[0] * tokens * others
         case fixed.FixedMappedValues():
-            return T * math.prod(node.shape) * first[-1]
+            return n * math.prod(node.shape) * first[-1]
         case fixed.FixedProductOfSums():
-            return T * math.prod(first)
+            return n * math.prod(first)
         case _:
             raise InputError("no counting rule", where=node.name, found=node.kind)
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from avsnn.deploy.reports.cores import cores_table
+from avsnn.deploy.reports.dense_lines import dense_lines
 from avsnn.deploy.reports.energy import BANNER
 from avsnn.deploy.reports.interval import format_energy
 from avsnn.deploy.reports.overflow import overflow_lines
@@ -186,6 +187,7 @@ def _operations(report: Mapping[str, Any]) -> RenderableType:
         + _norms(counts),
         *_answers(counts),
         *_weights(report),
+        *dense_lines(report),
     ]
     return Group(table, Text("\n".join(lines)))
 

@@ -21,9 +21,11 @@ from avsnn.convert.ir.node import Array
 from avsnn.convert.ir.windows import windows
 from avsnn.deploy.capability import Capability
 from avsnn.deploy.reports.counts import Counts
+from avsnn.deploy.reports.dense import dense_order
 from avsnn.deploy.reports.energy import EnergyReport
 from avsnn.deploy.reports.latency import first_answer
 from avsnn.deploy.reports.sampled import RATE_EDGES, by_rate, by_step, raster
+from avsnn.deploy.reports.twin import ann_twin
 from avsnn.train.proportion import PairedDifference, Proportion
 
 SCHEMA = 1
@@ -83,6 +85,8 @@ def build_report(
             "nodes": [asdict(c) for c in capabilities],
         },
         "counts": counts.to_json(),
+        "dense": dense_order(graph).to_json(),
+        "twin": ann_twin(graph, weight_bits=meta["weight_bits"]).to_json(),
         "warnings": warnings(counts, capabilities) + resting(graph) + approximations(record),
         "energy": {report.profile: report.to_json() for report in energy},
     }

@@ -265,7 +265,7 @@ MISTAKES: dict[str, tuple[Any, str, Callable[[Wrong], Wrong]]] = {
     "zeros of coincidences stored": (counting, "_between_single_neurons", lambda _right: lambda *_of: False),
     "graded messages as spikes": (counting, "_is_graded", lambda _right: lambda x: np.zeros_like(x, bool)),
     "negative messages forgotten": (counting, "_events", spikes_only),
-    "held currents in every step": (counting, "_host", every_step),
+    "held currents in every step": (counting, "host_count", every_step),
     "driven over weights of 0": (counting, "reached", any_weight),
     "heads ignored": (dynamic, "operations", without(heads=1)),
     "payload of graded messages": (counting, "payload_bits", lambda _right: lambda *_of: 0),
