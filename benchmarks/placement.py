@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from avsnn.convert.core_traffic import emitted, sent_counts
 from avsnn.convert.ir.fixed_interpreter import to_integers
 from avsnn.convert.ir.fixed_nodes import FixedInput
 from avsnn.convert.ir.graph import Graph
@@ -83,7 +84,7 @@ def measure(name: str, samples: int) -> dict[str, Any]:
     few = {key: inputs[key][:samples] if direct[key] else inputs[key][:, :samples] for key in direct}
     spikes = simulate(graph, to_integers(graph, few), record="all").spikes
     begin = time.perf_counter()
-    _, placed = place_cores(mapped, LOIHI2, {key: each.sum(axis=(0, 1)) for key, each in spikes.items()})
+    _, placed = place_cores(mapped, LOIHI2, sent_counts(emitted(graph, spikes)))
     used = utilisation(asdict(mapping))
     return {
         "network": Path(name).stem,

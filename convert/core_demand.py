@@ -1,5 +1,9 @@
 """Some neurons of a population to what they ask of a core: bits of memory, axons, connections; what breaks a limit.
 
+What is cut is a `Unit`: a population, sums that a host reads (of a read-out, or of each step), or a product that
+synapses read. A product that a population reads as its current is made where the population is, as it costs the one
+step that a synapse does (`avsnn.convert.product_demand`).
+
 How many bits a weight, a list of weights, a neuron take says the profile (`avsnn.hw_profiles.schema.Storage`). What it
 does not say is left out of the sum and named by `not_checked`; nothing unknown counts as 0 in silence.
 """
@@ -12,9 +16,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from avsnn.convert.ir import fixed_nodes as fixed
-from avsnn.convert.ir.cores import Box, grid, needed, reads, seen, targets
+from avsnn.convert.ir.cores import Box, grid, needed, reads, seen, targets, wires
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node, Shape
+from avsnn.convert.product_demand import held_bits, reached
 from avsnn.errors import CapabilityError
 from avsnn.hw_profiles.profile import Constant, Profile
 
@@ -39,12 +44,29 @@ WHAT: Mapping[str, str] = {
 }
 
 
+HOSTED = fixed.Received | fixed.FixedUnitCurrent
+"""What a host computes, whatever the chip can do."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is cut: the neurons of a node, or one of the sums that a host reads."""
+
+    node: Node
+    group: int = 0
+
+    @property
+    def name(self) -> str:
+        """As `fixed_nodes.Slice.unit`."""
+        return fixed.unit_name(self.node.name, self.group)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Demand:
     """What some neurons ask of the core that holds them; bits are lower bounds where a size is not published.
 
     Attributes:
-        neurons: how many, sums of a read-out included.
+        neurons: how many, sums of a read-out and results of products included.
         fan_in: connections into one of them.
         synapses: weights stored; a shared kernel counts once.
         synapse_bits: memory that these take.
@@ -68,7 +90,7 @@ class Demand:
 class Rules:
     """Limits and sizes of a profile.
 
-    ``cut_into``: population to the boxes that it was cut into, filled on the way; ``lists``: linear layer to how many
+    ``cut_into``: unit to the boxes that it was cut into, filled on the way; ``lists``: linear layer to how many
     of its lists differ, likewise.
     """
 
@@ -93,20 +115,50 @@ class Rules:
         word = max(1, self.size("word_bits"))
         return -(-bits // word) * word
 
-    def demand(self, node: Node, box: Box) -> Demand:
+    def made(self, node: Node) -> bool:
+        """Whether cores make a product: the profile says that the chip can, and no host does."""
+        if not isinstance(node, fixed.Product) or isinstance(node, HOSTED):
+            return False
+        return self.profile.capabilities.get(node.ability) in ("native", "microcode")
+
+    def units(self) -> list[Unit]:
+        """All that cores hold, in the order of the graph."""
+        found: list[Unit] = []
+        for node in self.graph:
+            if isinstance(node, fixed.Received):
+                found += [Unit(node, group) for group in range(len(node.sums))]
+            elif isinstance(node, fixed.FixedLIF | fixed.FixedReadout) or (self.made(node) and self.sends(node)):
+                found.append(Unit(node))
+        return found
+
+    def sends(self, node: Node) -> bool:
+        """Whether synapses read a product."""
+        return any(isinstance(reader, fixed.Synapse) for reader in self.graph.readers[node.name])
+
+    def held(self, node: fixed.Product, results: Array) -> tuple[dict[str, Array], int]:
+        """(source to the neurons of it that results of a product are made of, bits in words that their core holds)."""
+        arriving = reached(node, self.graph, results)
+        return arriving, self.round_up(held_bits(node, self.graph, results, arriving))
+
+    def demand(self, node: Node, box: Box, group: int = 0) -> Demand:
         """What the neurons of ``node`` in ``box`` of its grid ask for."""
-        shape = grid(self.graph, node)
-        neurons = int(np.prod([b - a for a, b in zip(*box, strict=True)]))
-        fan_in = synapses = bits = axons = received = 0
+        shape = grid(self.graph, node, group)
+        neurons = own = int(np.prod([b - a for a, b in zip(*box, strict=True)]))
+        fan_in = synapses = bits = held = axons = received = 0
         formats: set[tuple[int, str]] = set()
-        for wire in self.graph.sources(node):
+        for wire in wires(self.graph, node, group):
             if isinstance(wire, fixed.Synapse):
                 inputs, stored, taken = self._stored(wire, shape, box)
                 ends, messages = self._axons(wire, shape, box)
                 fan_in, synapses, bits = fan_in + inputs, synapses + stored, bits + taken
                 axons, received = axons + ends, received + messages
                 formats |= {(int(exp), wire.sign_mode) for exp in np.unique(wire.row_exp[_rows(wire, shape, box)])}
-        memory = bits + neurons * self.size("neuron_bits") + axons * self.size("axon_bits")
+            elif isinstance(wire, fixed.Product) and self.made(wire):
+                arriving, bits_held = self.held(wire, targets(shape, box))
+                messages = sum(len(each) for each in arriving.values())
+                axons, received, held = axons + messages, received + messages, held + bits_held
+                neurons += 0 if wire is node else own
+        memory = bits + held + neurons * self.size("neuron_bits") + axons * self.size("axon_bits")
         return Demand(
             neurons=neurons, fan_in=fan_in, synapses=synapses, synapse_bits=bits, memory_bits=memory, axons_in=axons,
             formats=len(formats), received=received,
@@ -131,6 +183,8 @@ class Rules:
             remedy = "fewer connections into the layer, or weights of one exponent for each"
         if name == "axons_out_per_core":
             remedy = "smaller layers behind it, which fewer cores can hold"
+        if demand.fan_in == 0:
+            remedy = "more heads, so that each has fewer channels, fewer tokens, or a shorter window"
         where = f"{node.name} ({node.origin})" if node.origin else node.name
         return CapabilityError(WHAT[name], where=where, found=found, limit=f"{limit} ({name})", remedy=remedy)
 
@@ -177,7 +231,7 @@ class Rules:
             return messages, messages
         if storage.kernel_axons == "position":
             return sizes[1] * sizes[2], messages
-        boxes = self.cut_into.get(source.name, [])  # what comes from outside has one axon
+        boxes = [] if isinstance(source, HOSTED) else self.cut_into.get(source.name, [])  # from outside, one axon
         same = boxes and grid(self.graph, source) == seen(node, source.shape)
         return sum(not same or meet(each, (first, last)) for each in boxes) or 1, messages
 
@@ -212,4 +266,6 @@ def not_checked(graph: Graph, profile: Profile) -> tuple[str, ...]:
         found += [f"memory that {name.removesuffix('_bits')}s take" for name in sizes]
     if any(node.delay for node in graph.of(fixed.Synapse)):
         found.append("memory that delays take")
+    if any(Rules(profile=profile, graph=graph).made(node) for node in graph):
+        found.append("memory that programs of products take")
     return tuple(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,9 +12,9 @@ import numpy as np
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.activity import Activity
-from avsnn.convert.ir.cores import grid
+from avsnn.convert.ir.cores import grid_of
 from avsnn.convert.ir.graph import Graph
-from avsnn.convert.ir.node import Array, Node
+from avsnn.convert.ir.node import Array, Node, Shape
 from avsnn.errors import DomainError, VerifyError
 
 SHORTER = (ir.LIF, ir.MeanTime, ir.Attention, ir.ProductOfMeans, fixed.FixedLIF)
@@ -291,26 +292,48 @@ def liveliest(run: Activity, count: int) -> Array:
 
 
 def misplaced(graph: Graph) -> dict[str, Graph]:
-    """Planted mistakes of mapped graphs: every core lacks axons of each connection, every slice is shifted by one."""
-    lost = moved = graph
+    """Planted mistakes of mapped graphs: cores lack axons of each connection or product; every slice is shifted by one.
+
+    A product lacks half of what it reads, as a single spike of many seldom changes it.
+    """
+    lost = starved = moved = graph
     for node in graph:
-        if isinstance(node, fixed.Axons) and node.only is not None:
-            lost = _swap(lost, replace(node, only=node.only[:-1]))
+        if isinstance(node, fixed.Axons) and isinstance(graph[node.inputs[0]], fixed.Product):
+            size = math.prod(node.shape) // 2
+            starved = _swap(starved, _fewer(node, size))
         elif isinstance(node, fixed.Axons):
-            lost = _swap(lost, replace(node, last=(node.last[0] - 1, *node.last[1:])))
+            lost = _swap(lost, _fewer(node, -1))
         elif isinstance(node, fixed.Slice):
-            shape = grid(graph, graph[node.inputs[0]])
-            axis = shape.index(max(shape))
-            up, down = node.last[axis] < shape[axis], node.first[axis] > 0
-            here = np.arange(len(shape)) == axis
-            first = tuple(int(i) for i in node.first + here * (1 if up or not down else -1))
-            last = tuple(int(i) for i in node.last + here * (1 if up else -1 if down else 0))
-            if first[axis] < last[axis]:  # a population of one neuron has no other place
-                sizes = tuple(b - a for a, b in zip(first, last, strict=True))
-                moved = _swap(moved, replace(node, first=first, last=last, shape=sizes))
-    mistakes = {"every core: axons left out": lost, "every slice: shifted by one": moved}
+            moved = _swap(moved, _moved(node, grid_of(graph, node)))
+    mistakes = {
+        "every core: axons left out": lost,
+        "every product: axons left out": starved,
+        "every slice: shifted by one": moved,
+    }
     return {name: spoiled for name, spoiled in mistakes.items() if spoiled is not graph}
 
 
+def _fewer(node: fixed.Axons, keep: int) -> fixed.Axons:
+    """The first ``keep`` of its axons along the first axis, or all but the last."""
+    if node.only is not None:
+        return replace(node, only=node.only[:keep])
+    last = node.first[0] + keep if keep >= 0 else node.last[0] + keep
+    return replace(node, last=(last, *node.last[1:]))
+
+
+def _moved(node: fixed.Slice, shape: Shape) -> fixed.Slice:
+    """The slice one further along the longest axis; where it is all of that, a part of it."""
+    axis = shape.index(max(shape))
+    up, down = node.last[axis] < shape[axis], node.first[axis] > 0
+    here = np.arange(len(shape)) == axis
+    first = tuple(int(i) for i in node.first + here * (1 if up or not down else -1))
+    last = tuple(int(i) for i in node.last + here * (1 if up else -1 if down else 0))
+    if first[axis] == last[axis]:  # a population of one neuron has no other place
+        return node
+    return replace(node, first=first, last=last, shape=tuple(b - a for a, b in zip(first, last, strict=True)))
+
+
 def _swap(graph: Graph, node: Node) -> Graph:
+    if graph[node.name] is node:
+        return graph
     return replace(graph, nodes=tuple(node if old.name == node.name else old for old in graph.nodes))

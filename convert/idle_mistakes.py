@@ -16,7 +16,16 @@ from avsnn.convert.core_traffic import owners
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.activity import Activity
 from avsnn.convert.ir.cores import Cores
-from avsnn.convert.ir.fixed_interpreter import bias_of, connect, filled, held, inputs_of, lif_step, product
+from avsnn.convert.ir.fixed_interpreter import (
+    bias_of,
+    connect,
+    filled,
+    held,
+    inputs_of,
+    lif_step,
+    product,
+    product_by_core,
+)
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array, Node
 
@@ -57,6 +66,9 @@ def idle_by_core(graph: Graph, integers: Mapping[str, Array], done: Activity) ->
         for node in graph.of(fixed.Synapse):
             x = sent[node.inputs[0]]
             if (cores.connect(node, x.reshape(-1, *x.shape[2:])).ravel() != sent[node.name].ravel()).any():
+                return False
+        for made in graph.of(fixed.Product):
+            if (product_by_core(made, cores, *(sent[name] for name in made.inputs)) != sent[made.name]).any():
                 return False
         alive = ((name, [done.spikes[name], *done.states[name].values()]) for name in done.spikes)
         return not any(x[..., held_by[name].reshape(x.shape[2:]) < 0].any() for name, shown in alive for x in shown)

@@ -34,6 +34,7 @@ from avsnn.convert.accuracy import accuracy_of_stages, agreement
 from avsnn.convert.balance_check import check_balance
 from avsnn.convert.bundle import Bundle
 from avsnn.convert.certificate import certify
+from avsnn.convert.core_traffic import emitted, host_traffic, sent_counts
 from avsnn.convert.format_check import check_formats
 from avsnn.convert.integer_check import check_neurons, check_parameters
 from avsnn.convert.ir.fixed_interpreter import to_integers
@@ -253,10 +254,12 @@ def _mapped(scheduled: Graph, profile: Profile, spikes: Inputs, log: Log) -> tup
             mapped, found = map_cores(scheduled, profile)
         except CapabilityError as error:
             return None, {"refused": str(error)}
-        if profile.mesh is None:
-            return mapped, asdict(found)
-        mapped, placement = place_cores(mapped, profile, spikes)
-        return mapped, {**asdict(found), "placement": asdict(placement)}
+        sent = emitted(scheduled, spikes)
+        cores = {**asdict(found), "hosts": [asdict(host) for host in host_traffic(mapped, sent)]}
+        if profile.mesh is not None:
+            mapped, placement = place_cores(mapped, profile, sent_counts(sent))
+            cores["placement"] = asdict(placement)
+        return mapped, cores
 
 
 def _fold(traced: Graph, data: Mapping[str, Inputs], seed: int, log: Log) -> Graph:

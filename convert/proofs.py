@@ -17,7 +17,7 @@ from avsnn.convert.current_check import check_currents
 from avsnn.convert.idle_mistakes import idle_by_core, idle_on
 from avsnn.convert.ir import nodes as ir
 from avsnn.convert.ir.activity import Activity
-from avsnn.convert.ir.fixed_interpreter import logical, to_integers, wall_clock
+from avsnn.convert.ir.fixed_interpreter import filled, logical, to_integers, wall_clock
 from avsnn.convert.ir.fixed_nodes import FixedInput
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.interpreter import interpret
@@ -154,10 +154,10 @@ def compare_schedule(
 ) -> tuple[tuple[Row, ...], dict[str, Array], dict[str, Array]]:
     """Wall-clock against logical time, samples back to back.
 
-    Returns the certificate with what was seen, the spikes of each neuron on calibration data, and which samples of each
-    kind of data are the liveliest.
+    Returns the certificate with what was seen, what inputs and populations sent on calibration data in logical time,
+    and which samples of each kind of data are the liveliest.
     """
-    counts: dict[str, Array] = {}
+    sent: dict[str, Array] = {}
     liveliest: dict[str, Array] = {}
     for name, inputs in data.items():
         integers = to_integers(quantised, inputs)
@@ -170,11 +170,12 @@ def compare_schedule(
         found = run(scheduled)
         liveliest[name] = eq.liveliest(expected, MAPPED_SAMPLES)
         if name == "calibration":
-            counts = {population: spikes.sum(axis=(0, 1)) for population, spikes in found.spikes.items()}
+            sent = {n.name: filled(n, integers[n.name], quantised.timesteps) for n in quantised.of(FixedInput)}
+            sent |= found.spikes
         check = eq.compare("scheduled = quantised", name, expected, found, exact=True)
         spoiled = eq.negated_row(scheduled) | (eq.shifted_time(scheduled) if name == "calibration" else {})
         log.checks.append(eq.with_controls(check, expected, run, spoiled, idle_on(scheduled, integers, found)))
-    return certificate, counts, liveliest
+    return certificate, sent, liveliest
 
 
 def compare_mapped(

@@ -54,18 +54,8 @@ def needs(node: Node, graph: Graph) -> tuple[str, ...]:
             return (*kinds, "graded_message") if payload_bits(graph[node.inputs[0]], graph) else tuple(kinds)
         case fixed.FixedLIF():
             return _of_population(node)
-        case fixed.FixedProductOfSums():
-            return ("product",)
-        case fixed.FixedUnitCurrent():
-            return ("unit_length",)
-        case fixed.FixedLayerNorm():
-            return ("layer_norm",)
-        case fixed.FixedStepGain():
-            return ("step_gain",)
-        case fixed.FixedAttention():
-            return ("attention_window",) if node.windowed else ("attention",)
-        case fixed.FixedAttentionMap() | fixed.FixedMappedValues():
-            return ("attention",)
+        case fixed.Product():
+            return (node.ability,)
         case fixed.FixedReadout():
             return ("readout_host_sum",)
         case _:

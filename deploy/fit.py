@@ -50,6 +50,7 @@ class Fit:
         if self.mapping is not None:
             found |= {"cores": len(self.mapping.cores), "chips": self.mapping.chips, "cores_at_most": self.most_cores}
             found |= {"utilisation": utilisation(asdict(self.mapping)), "elsewhere": [*self.mapping.elsewhere]}
+            found["products"] = [asdict(product) for product in self.mapping.products]
         if (error := self.refusal) is not None:
             values = {"where": error.where, "what": error.what, "found": error.found, "limit": error.limit}
             found["refusal"] = {key: _plain(value) for key, value in values.items()} | {"remedy": error.remedy}

@@ -2,7 +2,8 @@
 
 A core's part of a connection is computed with `avsnn.convert.ir.kernels`, as the whole one is, but from an image that
 holds nothing but the messages of its axons, with weights that were cut out before the first message. Together the
-cores of a population compute what the population does, if every neuron is in one slice and no axon is missing.
+cores of a population compute what the population does, if every neuron is in one slice and no axon is missing. A core
+makes results of a product likewise, from inputs that are 0 but for the messages of its axons.
 """
 
 from __future__ import annotations
@@ -25,21 +26,41 @@ Box = tuple[tuple[int, ...], tuple[int, ...]]
 """First indices, and those behind the last, of each axis."""
 
 
-def grid(graph: Graph, node: Node) -> Shape:
-    """The axes along which a population or a read-out is cut: those of its convolutions, else its own.
+def wires(graph: Graph, node: Node, group: int = 0) -> tuple[Node, ...]:
+    """What adds up in the neurons of a population, in one of the sums that a host reads; of a product, itself."""
+    if isinstance(node, fixed.Received):
+        return tuple(graph[name] for name in node.sums[group])
+    return (node,) if isinstance(node, fixed.Product) else graph.sources(node)
+
+
+def grid(graph: Graph, node: Node, group: int = 0) -> Shape:
+    """The axes along which a population, a sum or a product is cut: those of its convolutions, else its own.
 
     Raises:
         CapabilityError: its convolutions have different shapes, or none of them that of the population.
     """
-    shapes = {source.shape for source in graph.sources(node) if isinstance(source, fixed.FixedConv2d)}
-    shape = shapes.pop() if shapes else node.shape
-    if shapes or np.prod(shape) != np.prod(node.shape):
+    sources = wires(graph, node, group)
+    own = sources[0].shape if isinstance(node, fixed.Received) else node.shape
+    shapes = {source.shape for source in sources if isinstance(source, fixed.FixedConv2d)}
+    shape = shapes.pop() if shapes else own
+    if shapes or np.prod(shape) != np.prod(own):
         found = sorted({shape, *shapes})
-        raise CapabilityError("convolutions of different shapes meet", where=node.name, found=found, limit=node.shape)
+        raise CapabilityError("convolutions of different shapes meet", where=node.name, found=found, limit=own)
     return shape
 
 
-def seen(node: fixed.Synapse, source: Shape) -> Shape:
+def grid_of(graph: Graph, part: fixed.Slice) -> Shape:
+    """The axes along which the population of a slice is cut."""
+    return grid(graph, graph[part.inputs[0]], part.group)
+
+
+def source_of(graph: Graph, axons: fixed.Axons) -> str:
+    """The name of what sends the messages that these axons take."""
+    wire = graph[axons.inputs[0]]
+    return axons.inputs[2] if isinstance(wire, fixed.Product) else wire.inputs[0]
+
+
+def seen(node: Node, source: Shape) -> Shape:
     """The shape as which a connection sees its source: an image for a convolution, else flat."""
     return image_shape(source) if isinstance(node, fixed.FixedConv2d) else (int(np.prod(source)),)
 
@@ -150,7 +171,7 @@ class Wire:
         assert isinstance(node, fixed.Synapse)
         assert isinstance(part, fixed.Slice)
         self.node, self.axons, self.box = node, axons, (part.first, part.last)
-        self.shape = grid(graph, graph[part.inputs[0]])
+        self.shape = grid_of(graph, part)
         self.source = seen(node, graph[node.inputs[0]].shape)
         self.weights = list(self._convolution(node) if isinstance(node, fixed.FixedConv2d) else self._rows(node))
 
@@ -203,17 +224,53 @@ class Wire:
         return np.concatenate(found, axis=1)
 
 
+class Share:
+    """One core's part of a product: which messages reach it, and which results it makes."""
+
+    def __init__(self, graph: Graph, product: fixed.Product, part: fixed.Slice) -> None:
+        self.node, self.shape, self.index = (
+            product,
+            grid_of(graph, part),
+            cut(grid_of(graph, part), (part.first, part.last)),
+        )
+        self.here = {name: np.zeros(int(np.prod(graph[name].shape)), dtype=np.int64) for name in product.inputs}
+
+    def listen(self, axons: fixed.Axons) -> None:
+        """Take messages as ``axons`` do."""
+        here = self.here[axons.inputs[2]]
+        here[slice(axons.first[0], axons.last[0]) if axons.only is None else axons.only] = 1
+
+    def arrived(self, *x: Array) -> list[Array]:
+        """The messages (T, B, *source) of each input that reach this core, 0 elsewhere."""
+        here = (self.here[name].reshape(each.shape[2:]) for name, each in zip(self.node.inputs, x, strict=True))
+        return [each * there for each, there in zip(x, here, strict=True)]
+
+    def put(self, whole: Array, found: Array) -> None:
+        """Write this core's results, of (T, B, *product), into such an array."""
+        shape = (*whole.shape[:2], *self.shape)
+        whole.reshape(shape)[self.index] = found.reshape(shape)[self.index]
+
+
 class Cores:
-    """All cores of a mapped graph, their weights loaded."""
+    """All cores of a mapped graph, their weights loaded. ``shares``: of each product that cores make."""
 
     def __init__(self, graph: Graph) -> None:
         self.neurons: dict[str, list[Neurons]] = defaultdict(list)
         self.wires: dict[str, list[Wire]] = defaultdict(list)
-        for part in graph.of(fixed.Slice):
-            if isinstance(graph[part.inputs[0]], fixed.FixedLIF):
-                self.neurons[part.inputs[0]].append(Neurons.of_slice(graph, part))
+        for each in graph.of(fixed.Slice):
+            if isinstance(graph[each.inputs[0]], fixed.FixedLIF):
+                self.neurons[each.inputs[0]].append(Neurons.of_slice(graph, each))
+        shares: dict[tuple[str, str], Share] = {}
         for axons in graph.of(fixed.Axons):
-            self.wires[axons.inputs[0]].append(Wire(graph, axons))
+            node, part = (graph[name] for name in axons.inputs[:2])
+            if isinstance(node, fixed.Product):
+                assert isinstance(part, fixed.Slice)
+                shares.setdefault((node.name, part.name), Share(graph, node, part)).listen(axons)
+            else:
+                self.wires[node.name].append(Wire(graph, axons))
+        self.shares: dict[str, list[Share]] = defaultdict(list)
+        for (name, _), share in shares.items():
+            self.shares[name].append(share)
 
     def connect(self, node: fixed.Synapse, x: Array) -> Array:
         """Weighted sums of x (N, *source), each core its own: (N, *grid); 0 for what no core computes."""

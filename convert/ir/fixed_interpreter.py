@@ -103,6 +103,17 @@ def product(node: ir.Product, *x: Array) -> Array:
     return found * node.gain
 
 
+def product_by_core(node: ir.Product, cores: Cores | None, *x: Array) -> Array:
+    """`product`; where cores make it, each its results from what reaches it, and 0 for what no core makes."""
+    shares = [] if cores is None else cores.shares.get(node.name, [])
+    if not shares:  # by a host
+        return product(node, *x)
+    whole = np.zeros((*x[0].shape[:2], *node.shape), dtype=np.int64)
+    for share in shares:
+        share.put(whole, product(node, *share.arrived(*x)))
+    return whole
+
+
 def lif_step(
     node: ir.FixedLIF, u: Array, v: Array, a: Array, b: Array, step: int, fired: Array | None = None
 ) -> tuple[Array, Array, Array]:
@@ -234,7 +245,7 @@ def wall_clock(graph: Graph, integers: Mapping[str, Array]) -> Activity:
                 case ir.Synapse():
                     now = _delayed(node, sent[node.inputs[0]], w, cores)
                 case ir.Product():
-                    now = _product_now(node, [sent[n] for n in node.inputs], w, T)
+                    now = _product_now(node, [sent[n] for n in node.inputs], w, T, cores)
                 case ir.FixedLIF():
                     rests = at_rest(node, (w - node.reset_phase) % (node.reset_interval or steps))
                     if rests or (node.reset_interval and w % node.reset_interval == node.reset_phase):
@@ -287,11 +298,12 @@ def _delayed(node: ir.Synapse, past: list[Array], w: int, cores: Cores | None) -
     return arrived
 
 
-def _product_now(node: ir.Product, past: list[list[Array]], w: int, T: int) -> Array:
+def _product_now(node: ir.Product, past: list[list[Array]], w: int, T: int, cores: Cores | None) -> Array:
     """What a product emits in wall step w, (1, *shape), from what its sources have sent."""
     delays = node.delays or (0,) * len(past)
     if not node.windowed:
-        return product(node, *(_at(sent, w - 1 - delay)[None] for sent, delay in zip(past, delays, strict=True)))[0]
+        now = [_at(sent, w - 1 - delay)[None] for sent, delay in zip(past, delays, strict=True)]
+        return product_by_core(node, cores, *now)[0]
     if w < node.offset:
         return np.zeros((1, *node.shape), dtype=np.int64)
     step = (w - node.offset) % T
@@ -299,7 +311,7 @@ def _product_now(node: ir.Product, past: list[list[Array]], w: int, T: int) -> A
     windows = [
         np.stack([_at(sent, first + s - delay) for s in range(T)]) for sent, delay in zip(past, delays, strict=True)
     ]
-    return product(node, *windows)[step]
+    return product_by_core(node, cores, *windows)[step]
 
 
 def _at(sent: list[Array], w: int) -> Array:

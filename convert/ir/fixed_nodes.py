@@ -18,6 +18,7 @@ import numpy as np
 
 from avsnn.convert.ir.node import Array, Node
 from avsnn.convert.ir.nodes import Pair
+from avsnn.errors import CapabilityError
 from avsnn.hw_profiles import fixed_point
 
 NO_CURRENT_MEMORY = 4095  # decay_u: u keeps nothing, (4096 - (4095 + 1)) / 4096 = 0
@@ -138,6 +139,11 @@ class Product(Node):
         """Whether step t needs steps after t."""
         return False
 
+    @property
+    def ability(self) -> str:
+        """What it asks of a chip, one of `avsnn.hw_profiles.schema.CAPABILITY_KINDS`."""
+        raise CapabilityError("no ability is known for this node", where=self.name, found=self.kind)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FixedAttention(Product):
@@ -151,6 +157,11 @@ class FixedAttention(Product):
         """Attention over time is."""
         return self.over == "time"
 
+    @property
+    def ability(self) -> str:
+        """A window has to be replayed for attention over time."""
+        return "attention_window" if self.windowed else "attention"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FixedAttentionMap(Product):
@@ -158,10 +169,20 @@ class FixedAttentionMap(Product):
 
     heads: int
 
+    @property
+    def ability(self) -> str:
+        """Spikes times spikes of a step."""
+        return "attention"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FixedMappedValues(Product):
     """``y[h, :, m] = gain sum_n map[h, m, n] v[h, :, n]`` of populations (map, v)."""
+
+    @property
+    def ability(self) -> str:
+        """Spikes times spikes of a step."""
+        return "attention"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -172,6 +193,11 @@ class FixedProductOfSums(Product):
     def windowed(self) -> bool:
         """The second sum runs over the window."""
         return True
+
+    @property
+    def ability(self) -> str:
+        """Sums, and their product."""
+        return "product"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -194,6 +220,11 @@ class FixedUnitCurrent(Product):
         """Counts are known when the window has ended."""
         return True
 
+    @property
+    def ability(self) -> str:
+        """A root and a division."""
+        return "unit_length"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Received(Product):
@@ -211,6 +242,11 @@ class Received(Product):
     levels: int
     bias: Array
 
+    @property
+    def sums(self) -> tuple[tuple[str, ...], ...]:
+        """The synapses that add up, for each sum that the host reads."""
+        return (self.inputs,)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FixedLayerNorm(Received):
@@ -226,6 +262,11 @@ class FixedLayerNorm(Received):
     shift: int
     variant: bool = False
 
+    @property
+    def ability(self) -> str:
+        """A root and divisions in every step."""
+        return "layer_norm"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FixedStepGain(Received):
@@ -236,6 +277,16 @@ class FixedStepGain(Received):
 
     shift: int
     factors: int
+
+    @property
+    def ability(self) -> str:
+        """Multiplications in every step."""
+        return "step_gain"
+
+    @property
+    def sums(self) -> tuple[tuple[str, ...], ...]:
+        """Those of x, and the gain's."""
+        return self.inputs[: self.factors], self.inputs[self.factors :]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -301,10 +352,17 @@ class FixedReadout(Node):
         return total
 
 
+def unit_name(node: str, group: int) -> str:
+    """What cores hold of a node, by name: the node itself, or a further one of its sums."""
+    return f"{node}[{group}]" if group else node
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Slice(Node):
-    """Neurons of one population (or sums of a read-out) that one core holds: indices ``first <= i < last`` of its grid.
+    """Neurons of one population that one core holds: indices ``first <= i < last`` of its grid.
 
+    Or sums that the host reads, of a read-out or of a `Received` (its ``group``-th of `Received.sums`), or results of a
+    product that synapses read. A product that a population reads as its current is made where its neurons are.
     The grid is the shape of its convolutions ``(channel, height, width)``, else that of the population, as flat as it
     is: see `avsnn.convert.ir.cores.grid`. inputs: the population; shape: ``last - first``. ``core`` counts from 0 in
     the whole network, ``chip`` is its chip and ``(x, y)`` its tile there. Only ``mapped`` graphs have it, and nothing
@@ -317,6 +375,12 @@ class Slice(Node):
     chip: int = 0
     x: int = 0
     y: int = 0
+    group: int = 0
+
+    @property
+    def unit(self) -> str:
+        """The name of what is cut: the population's, or that of one of a host's sums."""
+        return unit_name(self.inputs[0], self.group)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -326,6 +390,7 @@ class Axons(Node):
     ``first <= i < last`` over the source as the synapse sees it: ``(channel, height, width)`` for a convolution, flat
     for a linear layer; of those ``only`` (flat indices) where that is not None. shape: ``last - first``. A core
     computes its neurons from these messages and from the weights between them and its neurons, and from nothing else.
+    For a product that the core makes: inputs (product, slice, source), one for each source, which it sees flat.
     """
 
     first: tuple[int, ...]

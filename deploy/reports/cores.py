@@ -38,6 +38,19 @@ def in_words(mapping: Mapping[str, Any]) -> str:
     return f"{len(mapping['cores'])} cores on {chips} chip{'s' if chips > 1 else ''}; {', '.join(shares)}"
 
 
+def beside_in_words(mapping: Mapping[str, Any]) -> list[str]:
+    """What cores make besides neurons, messages with hosts, and what is on no core; each a line, if there is any."""
+    made = []
+    for row in mapping.get("products", ()):
+        beside = f" beside {row['beside']}" if row["beside"] != row["product"] else ""
+        made.append(f"{row['product']}{beside} ({row['held_bits']:,} bits held)")
+    lines = [f"products of activity on these cores, by a demand that is assumed: {', '.join(made)}"] if made else []
+    for host in mapping.get("hosts", ()):
+        back = f"sends {host['messages']:,} messages back, {host['arriving']:,} to single cores"
+        lines.append(f"{host['host']}: the host reads {host['sums']:,} sums and {back}")
+    return [*lines, *([f"on no core: {', '.join(mapping['elsewhere'])}"] if mapping.get("elsewhere") else [])]
+
+
 def cores_table(report: Mapping[str, Any]) -> RenderableType | None:
     """Cores of each population, how full they are, what was not checked, hops; None where no cores were asked for."""
     mapping = report.get("mapping")  # reports of older bundles have none
@@ -57,7 +70,7 @@ def cores_table(report: Mapping[str, Any]) -> RenderableType | None:
     if (place := mapping.get("placement")) is not None:
         saved = f"row by row {place['row_major_hops']:,}, tile by tile {place['packed_hops']:,}"
         lines.append(f"{place['messages']:,} messages between cores make {place['hops']:,} hops ({saved})")
-    lines += [f"on no core: {', '.join(mapping['elsewhere'])}"] if mapping["elsewhere"] else []
+    lines += beside_in_words(mapping)
     lines += [f"not checked, as nothing is published: {', '.join(mapping['not_checked'])}"]
     return Group(table, Text("\n".join(lines)))
 

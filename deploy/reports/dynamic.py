@@ -27,8 +27,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from avsnn.convert.core_traffic import emitted
 from avsnn.convert.ir import fixed_nodes as fixed
-from avsnn.convert.ir.fixed_interpreter import connect, product
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array
 from avsnn.convert.ir.windows import windows
@@ -71,16 +71,7 @@ class ProductCount:
 
 def results(graph: Graph, activity: Mapping[str, Array]) -> dict[str, Array]:
     """Whether each result of each product or host is not 0: (T, B, *shape) bool, where all sources were recorded."""
-    known = dict(activity)
-    for node in graph:
-        if set(node.inputs) <= set(known):
-            if isinstance(node, fixed.Product):
-                known[node.name] = product(node, *(known[name] for name in node.inputs))
-            elif isinstance(node, fixed.Synapse) and any(
-                isinstance(r, fixed.Received) for r in graph.readers[node.name]
-            ):
-                x = known[node.inputs[0]]
-                known[node.name] = connect(node, x.reshape(-1, *x.shape[2:])).reshape(*x.shape[:2], *node.shape)
+    known = emitted(graph, activity)
     return {node.name: known[node.name] != 0 for node in graph.of(fixed.Product) if node.name in known}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from avsnn.deploy.reports.charts import grid
 from avsnn.deploy.reports.core_map import Cell, Tiles, core_map
-from avsnn.deploy.reports.cores import USED, in_words, most
+from avsnn.deploy.reports.cores import USED, beside_in_words, in_words, most
 from avsnn.deploy.reports.element import Markup
 from avsnn.deploy.reports.html_table import folded, paragraph, table
 
@@ -35,6 +35,7 @@ def cores(report: Mapping[str, Any]) -> list[Markup]:
         lines.append(
             f"{place['messages']:,} messages between cores make {place['hops']:,} hops on the calibration samples."
         )
+    lines += [f"{line[0].upper()}{line[1:]}." for line in beside_in_words(mapping)]
     lines.append(f"Not checked, as nothing is published: {', '.join(mapping['not_checked']) or 'nothing'}.")
     left = len(mapping["cores"]) - DRAWN
     lines += [f"The map shows the first {DRAWN:,} cores; {left:,} are not drawn."] if left > 0 else []

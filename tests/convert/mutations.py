@@ -824,6 +824,30 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     *(
         Mutation(
+            rule="map_cores.map_cores", what=what, network=network, how=after(slices(change, kind)), found=found,
+        )
+        for what, network, kind, change, found in (
+            ("half of what attention reads left out", "space", fixed.Axons,
+             lambda n: replace(n, last=(n.last[0] // 2,)) if n.inputs[0] == "attention" else n,
+             "attention: cores make another product than the whole"),
+            ("half of a window's spikes left out", "time", fixed.Axons,
+             lambda n: replace(n, last=(n.last[0] // 2,)) if n.inputs[0] == "attention" else n,
+             "attention: cores make another product than the whole"),
+            ("a product of sums on no core", "sums", fixed.Slice,
+             lambda n: replace(n, first=(1, *n.first[1:])) if n.inputs[0] == "sums" else n,
+             "sums: not on exactly one core"),
+            ("a sum that the host reads on no core", "norms", fixed.Slice,
+             lambda n: replace(n, first=(1, *n.first[1:])) if n.inputs[0] == "n1.plain" else n,
+             "n1.plain: not on exactly one core"),
+            ("a gain without its sum", "gains", fixed.Slice,
+             lambda n: replace(n, first=n.last) if n.group else n, "gain[1]: not on exactly one core"),
+            ("messages of a host that one core lacks", "norms", fixed.Axons,
+             lambda n: replace(n, last=(n.last[0] - 1, *n.last[1:])) if n.inputs[0] == "c3" else n,
+             "c3 on core 3: a core computes another sum than the whole"),
+        )
+    ),
+    *(
+        Mutation(
             rule=f"{rule}.{rule}", what=what, network="skips", how=after(slices(change, kind)), found=found,
         )
         for rule, what, kind, change, found in (

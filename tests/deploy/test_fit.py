@@ -9,7 +9,7 @@ import pytest
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.passes.map_cores import map_cores
 from avsnn.deploy.fit import DOES_NOT, FITS, NO_CORES, cautious, fit
-from avsnn.deploy.reports.cores import cores_table, in_words, utilisation
+from avsnn.deploy.reports.cores import beside_in_words, cores_table, in_words, utilisation
 from avsnn.hw_profiles.profile import load_profile
 from tests.chips import chip
 from tests.convert.test_map_cores import conv, layers, lif, network
@@ -22,7 +22,7 @@ def test_every_shipped_profile_answers() -> None:
     mapping = map_cores(graph, load_profile("loihi2"))[1]
     assert found["loihi2"].to_json() == {
         "profile": "loihi2", "verdict": FITS, "cores": 3, "cores_at_most": 3, "chips": 1,
-        "elsewhere": [],
+        "elsewhere": [], "products": [],
         "not_checked": ["axons_in_per_core", "axons_out_per_core", "memory that axons take"],
         "utilisation": utilisation(asdict(mapping)),
     }  # fmt: skip
@@ -123,5 +123,13 @@ def test_shares_are_of_limits_that_are_known() -> None:
     assert in_words(mapping) == (
         "2 cores on 2 chips; neurons 75 % of a core (most 100 %), synaptic memory 50 % of a core (most 75 %)"
     )
+    assert beside_in_words(mapping) == []  # of older bundles
+    made = {"product": "attend", "beside": "a", "cores": 2, "held_bits": 1280, "evidence": "assumed"}
+    host = {"host": "norm", "sums": 12, "messages": 1000, "arriving": 3000}
+    assert beside_in_words(mapping | {"products": [made], "hosts": [host], "elsewhere": ["norm (host)"]}) == [
+        "products of activity on these cores, by a demand that is assumed: attend beside a (1,280 bits held)",
+        "norm: the host reads 12 sums and sends 1,000 messages back, 3,000 to single cores",
+        "on no core: norm (host)",
+    ]
     assert cores_table({}) is None
     assert "does not fit. c: too large" in str(cores_table({"mapping": {"refused": "c: too large"}}))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -20,7 +21,7 @@ from avsnn.cli.inputs import check_count
 from avsnn.convert.bundle import Bundle
 from avsnn.convert.ir.graph import Graph
 from avsnn.deploy.fit import FITS, NO_CORES, Fit, fit
-from avsnn.deploy.reports.cores import USED, utilisation
+from avsnn.deploy.reports.cores import USED, beside_in_words, utilisation
 from avsnn.errors import InputError
 from avsnn.hw_profiles.profile import load_profile, profile_names
 
@@ -85,9 +86,8 @@ def _show(found: list[Fit], model: str) -> None:
         if each.not_checked:
             known = ", ".join(each.not_checked)
             console.print(f"{each.profile}: not checked: {known}", soft_wrap=True, markup=False, highlight=False)
-        if each.mapping is not None and each.mapping.elsewhere:
-            names = ", ".join(each.mapping.elsewhere)
-            console.print(f"{each.profile}: on no core: {names}", soft_wrap=True, markup=False, highlight=False)
+        for line in () if each.mapping is None else beside_in_words(asdict(each.mapping)):
+            console.print(f"{each.profile}: {line}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _cores(each: Fit) -> str:
