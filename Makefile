@@ -75,6 +75,7 @@ tables: setup ## train and measure everything that the README's tables show (hou
 	OMP_NUM_THREADS=1 $(RUN) benchmarks/finetuned.py
 	OMP_NUM_THREADS=1 $(RUN) benchmarks/frontier.py
 	OMP_NUM_THREADS=1 $(RUN) benchmarks/placement.py examples/models/*.pt pilotnet scmrl-64 scmrl-256 --json benchmarks/placement.json
+	$(RUN) benchmarks/pilotnet_energy.py --json benchmarks/pilotnet_energy.json
 	$(RUN) benchmarks/reference_presets.py
 	$(RUN) benchmarks/readme_tables.py
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
-TABLES = ("quantised", "finetuned", "frontier", "placement", "accuracy")
+TABLES = ("quantised", "finetuned", "frontier", "placement", "pilotnet_energy", "accuracy")
 
 
 def tables() -> dict[str, str]:
