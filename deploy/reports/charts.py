@@ -19,11 +19,12 @@ COLUMNS, CELL = 16, 30
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of a chart: a label, its values and how they read."""
+    """One line of a chart: a label, its values and how they read; ``kind`` is the class of a dot."""
 
     label: str
     values: tuple[float, ...]
     texts: tuple[str, ...]
+    kind: str = "s0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ def intervals(title: str, rows: Sequence[Row], axis: svg.Axis) -> Markup:
         marks += [svg.line(low, y, high, y, "whisker"), svg.line(low, y - 5, low, y + 5, "whisker")]
         marks.append(svg.line(high, y - 5, high, y + 5, "whisker"))
         name = element("title", {}, f"{row.label}: {row.texts[0]}")
-        marks.append(element("circle", {"cx": value, "cy": y, "r": 5, "class": "mark s0"}, name))
+        marks.append(element("circle", {"cx": value, "cy": y, "r": 5, "class": f"mark {row.kind}"}, name))
         marks.append(svg.text(axis.right + 14, y + 4, row.texts[0], "value"))
         y += ROW + 6
     return svg.chart(title, axis, y - ROW / 2 + 4, marks)

@@ -11,10 +11,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from avsnn.deploy.reports.element import readable
 from avsnn.deploy.reports.energy import BANNER
 from avsnn.deploy.reports.interval import Interval, format_interval
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would compute a cell that starts so
+FORMULA = tuple("=+-@|%\uff1d\uff0b\uff0d\uff20")  # wide forms too: a spreadsheet computes what starts so
 LAYERS = (
     "bundle",
     "kind",
@@ -73,6 +74,7 @@ def summary(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def compare_table(summaries: Mapping[str, Mapping[str, Any]]) -> RenderableType:
     """One column per bundle; a note where they were not measured on the same samples."""
+    summaries = readable(summaries)
     table = Table(title="Bundles side by side", title_justify="left", box=None, pad_edge=False)
     table.add_column("")
     for name in summaries:
@@ -140,4 +142,6 @@ def layers_csv(reports: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _cell(value: object) -> object:
     """A cell as it is; a quote before what a spreadsheet would take for a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    if not isinstance(value, str):
+        return value
+    return f"'{readable(value)}" if value.lstrip().startswith(FORMULA) else readable(value)

@@ -1,10 +1,14 @@
-"""Texts and attributes to HTML and SVG; whatever is not `Markup` already is escaped, so names can do nothing."""
+"""Texts and attributes to HTML and SVG; whatever is not `Markup` already is escaped, so names can do nothing.
+
+Texts for terminals and tables lose their control characters (`readable`).
+"""
 
 from __future__ import annotations
 
 import html
 import re
 from collections.abc import Mapping
+from typing import Any
 
 VOID = ("meta",)  # elements that have no end
 _UNSEEN = re.compile(
@@ -38,6 +42,18 @@ def joined(*children: str) -> Markup:
 def escaped(text: str) -> Markup:
     """Text as it stands; characters that nobody can see, and that can mislead, become a mark."""
     return Markup(html.escape(_UNSEEN.sub("\ufffd", text), quote=True))
+
+
+def readable(value: Any) -> Any:
+    """A JSON value whose texts, names of keys too, hold no character that a terminal or spreadsheet would act on."""
+    match value:
+        case str():
+            return _UNSEEN.sub("\ufffd", value)
+        case Mapping():
+            return {readable(key): readable(part) for key, part in value.items()}
+        case list() | tuple():
+            return [readable(part) for part in value]
+    return value
 
 
 def _value(value: object) -> str:

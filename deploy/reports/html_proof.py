@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from avsnn.deploy.reports.charts import WORDS, Row, intervals
@@ -10,37 +10,75 @@ from avsnn.deploy.reports.element import Markup
 from avsnn.deploy.reports.html_table import folded, paragraph, table
 from avsnn.deploy.reports.overflow import overflow_lines
 from avsnn.deploy.reports.render import finetuned, noticed
-from avsnn.deploy.reports.svg import WIDTH, linear
+from avsnn.deploy.reports.svg import WIDTH, linear, room
+
+SAME = (
+    ("traced", "float", ("traced = ", "changes nothing")),
+    ("scheduled", "quantised", ("scheduled = ",)),
+    ("mapped on cores", "quantised", ("mapped = ",)),
+    ("CPU simulator", "quantised", ("CPU simulator = ",)),
+    ("Lava", "quantised", ("Lava = ",)),
+)
+"""Stages and back ends that were compared value by value: with which measured stage, and words of those comparisons."""
 
 
 def accuracy(report: Mapping[str, Any]) -> list[Markup]:
-    """Every stage with its interval, and the paired difference to the first."""
+    """Every stage with its interval and the paired difference to the first; what was compared has the same."""
     found = report["accuracy"]
     if not found:
         return [paragraph("Not measured: there were no labelled samples.")]
     shown, rows = [], []
     for name, row in found["stages"].items():
-        low, high = row["interval95"]
+        shown.append(_dot(name, row))
         difference = found["differences"].get(name)
         paired = "" if difference is None else f"{100 * difference['difference']:+.1f} points"
         if difference is not None:
             paired += " [{:+.1f}, {:+.1f}]".format(*(100 * edge for edge in difference["interval95"]))
-        low_high = f"{100 * low:.1f} to {100 * high:.1f} %"
-        percent = f"{100 * row['accuracy']:.1f} %"
-        shown.append(
-            Row(label=name, values=(100 * low, 100 * row["accuracy"], 100 * high), texts=(f"{percent}, {low_high}",))
-        )
-        right = f"{row['correct']:,} of {row['count']:,}"
-        rows.append((name, percent, low_high, right, paired))
-    columns = ("stage", "accuracy", "95 % interval", "right", f"against {found['against']}, paired")
+        right = f"measured: {row['correct']:,} of {row['count']:,} right"
+        rows.append((name, f"{100 * row['accuracy']:.1f} %", _ends(row), paired, right))
+    for label, stage, words in SAME:
+        checks = [row for row in _comparisons(report) if any(word in row["name"] for word in words)]
+        if stage in found["stages"] and checks:
+            row = found["stages"][stage]
+            shown.append(_dot(label, row, same=stage))
+            rows.append((label, f"{100 * row['accuracy']:.1f} %", _ends(row), "", _why(stage, checks)))
+    columns = ("stage", "accuracy", "95 % interval", f"against {found['against']}, paired", "how it is known")
     title = f"Accuracy on {found['samples']:,} samples of {found['data']}, with 95 % intervals"
-    chart = intervals(title, shown, linear(100.0, "% right", left=120.0, right=WIDTH - WORDS))
-    return [chart, table("Accuracy by stage", columns, rows, numbers=(1, 2, 3, 4)), *map(paragraph, finetuned(report))]
+    low, high = min(row.values[0] for row in shown), max(row.values[2] for row in shown)
+    axis = linear(high, "% right", left=room([row.label for row in shown]), right=WIDTH - WORDS, least=low)
+    return [
+        intervals(title, shown, axis),
+        table("Accuracy by stage", columns, rows, numbers=(1, 2, 3)),
+        *map(paragraph, finetuned(report)),
+    ]
+
+
+def _comparisons(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [*report["proofs"], *report["executions"]]
+
+
+def _dot(label: str, row: Mapping[str, Any], *, same: str = "") -> Row:
+    """A measured accuracy, or a hollow dot for what is the ``same``."""
+    value, (low, high) = 100 * row["accuracy"], (100 * edge for edge in row["interval95"])
+    text = f"{value:.1f} %, as {same}" if same else f"{value:.1f} %, {_ends(row)}"
+    return Row(label=label, values=(low, value, high), texts=(text,), kind="same" if same else "s0")
+
+
+def _ends(row: Mapping[str, Any]) -> str:
+    low, high = (100 * edge for edge in row["interval95"])
+    return f"{low:.1f} to {high:.1f} %"
+
+
+def _why(stage: str, checks: Sequence[Mapping[str, Any]]) -> str:
+    """What was compared, so that a reader sees on how much the claim rests."""
+    compared, differ, ties = (sum(row.get(name, 0) for row in checks) for name in ("compared", "mismatches", "ties"))
+    same = f"as {stage}" if not differ else f"not quite as {stage}"
+    return f"{same}: {differ:,} of {compared:,} compared values differ" + (f", {ties:,} ties aside" if ties else "")
 
 
 def exactness(report: Mapping[str, Any]) -> list[Markup]:
     """What was compared with what, how much of it differed, and whether planted mistakes were noticed."""
-    found = [*report["proofs"], *report["executions"]]
+    found = _comparisons(report)
     rows = []
     for row in found:
         numbers = (row["samples"], row["compared"], row["mismatches"], row.get("ties", 0))

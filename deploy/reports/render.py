@@ -11,6 +11,7 @@ from rich.text import Text
 
 from avsnn.deploy.reports.cores import cores_table
 from avsnn.deploy.reports.dense_lines import dense_lines
+from avsnn.deploy.reports.element import readable
 from avsnn.deploy.reports.energy import BANNER
 from avsnn.deploy.reports.interval import format_energy
 from avsnn.deploy.reports.overflow import overflow_lines
@@ -20,6 +21,7 @@ KIB_BITS = 8192
 
 def render_report(report: Mapping[str, Any], timing: Mapping[str, float], console: Console) -> None:
     """Print all sections."""
+    report = readable(report)
     meta = report["meta"]
     console.print(Text(f"{meta['name']} for {meta['target']}, {meta['weight_bits']}-bit weights", style="bold"))
     parts = (_accuracy, _proofs, _populations, cores_table, _operations, _products, _energy, _capability, _warnings)

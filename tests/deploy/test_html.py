@@ -25,6 +25,7 @@ from avsnn.deploy.reports.energy import BANNER
 from avsnn.deploy.reports.frontier import Point, plot
 from avsnn.deploy.reports.html import SECTIONS, render_html
 from avsnn.deploy.reports.html_spikes import HISTOGRAM
+from avsnn.deploy.reports.render import render_report
 from avsnn.deploy.reports.svg import WIDTH, decades, linear, round_step
 from avsnn.train.proportion import PairedDifference, Proportion
 
@@ -67,16 +68,16 @@ class Page(HTMLParser):
             self.captions.append(data)
 
 
-def poisoned(value: Any, key: str = "") -> Any:
+def poisoned(value: Any, key: str = "", evil: str = EVIL) -> Any:
     """The same report, in which every text begins like an attack."""
     match value:
         case dict():
-            names = (f"{EVIL}{name}" if key in KEYED and "value" not in value else name for name in value)
-            return dict(zip(names, (poisoned(part, name) for name, part in value.items()), strict=True))
+            names = (f"{evil}{name}" if key in KEYED and "value" not in value else name for name in value)
+            return dict(zip(names, (poisoned(part, name, evil) for name, part in value.items()), strict=True))
         case list():
-            return [poisoned(part) for part in value]
+            return [poisoned(part, "", evil) for part in value]
         case str():
-            return EVIL + value
+            return evil + value
     return value
 
 
@@ -86,7 +87,7 @@ def test_a_page_is_well_formed_and_every_chart_has_drawn(report: dict[str, Any])
     populations, connections = len(report["populations"]), len(report["counts"]["synapses"])
     drawn = {title: len(marks) for title, marks in zip(page.captions, page.figures, strict=True)}
     for title, marks in (
-        ("Accuracy on", 2),
+        ("Accuracy on", 2 + 4),
         ("Energy per sample", 3),
         ("Firing rates of", len(report["rate_edges_percent"]) + 3),
         ("Rate over time", populations * report["counts"]["steps"]),
@@ -146,6 +147,17 @@ def test_names_and_labels_do_nothing(report: dict[str, Any]) -> None:
     out = io.StringIO()
     Console(file=out, width=200).print(compare_table({"[red]a": summary(bad), "b": summary(report)}))
     assert "[red]a" in out.getvalue()
+
+
+def test_a_terminal_obeys_no_name(report: dict[str, Any]) -> None:
+    """Clearing the screen, changing its title, going back over a line, turning the direction of text."""
+    bad, out = poisoned(report, evil="\x1b[2J\x1b]0;x\x07\r\x9b31m\u202e"), io.StringIO()
+    console = Console(file=out, width=200)
+    render_report(bad, {}, console)
+    console.print(compare_table({"\x1b[2Ja": summary(bad), "b": summary(report)}))
+    for text in (out.getvalue(), layers_csv({"\x1b[2Ja": bad}), render_html(bad, digest="\x1b[2J")):
+        assert "\ufffd[2J" in text, "they are shown, harmlessly"
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text)
 
 
 def test_the_same_report_is_the_same_page(report: dict[str, Any]) -> None:
@@ -271,13 +283,16 @@ def test_elements_escape_all_but_elements() -> None:
 
 def test_layers_as_csv_hold_every_count(report: dict[str, Any]) -> None:
     evil = json.loads(json.dumps(report))
-    evil["counts"]["synapses"][0]["name"] = "=cmd()"
+    formulas = ("=cmd()", "  +1", "\t@x", "\uff1d1", "-1+1", '"=1')
+    for name in formulas:
+        evil["counts"]["populations"].append(evil["counts"]["populations"][0] | {"name": name})
     rows = list(csv.DictReader(io.StringIO(layers_csv({"a": report, "b": evil}))))
     mine = [row for row in rows if row["bundle"] == "a"]
     assert tuple(rows[0]) == LAYERS
     for name in ("events", "sop_stored", "sop_nonzero", "spikes", "neurons"):
         assert sum(int(row[name] or 0) for row in mine) == report["counts"]["total"][name] > 0
-    assert next(row for row in rows if row["bundle"] == "b")["name"] == "'=cmd()"
+    shown = [row["name"] for row in rows if row["bundle"] == "b" and row["kind"] == "population"]
+    assert shown[-len(formulas) :] == [*(f"'{name}" for name in formulas[:-1]), formulas[-1]]
 
 
 def test_bundles_side_by_side(report: dict[str, Any]) -> None:
