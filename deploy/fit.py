@@ -6,7 +6,7 @@ The answer names what no published number could check. A graph that was quantise
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ class Fit:
         profile: its name.
         verdict: one of the three above.
         mapping: of what fits a chip.
+        mapped: its graph on cores, not placed.
         most_cores: if limits are as low, and sizes as large, as their intervals allow; None: it then does not fit.
         refusal: of what does not: layer (``where``), ``what``, number ``found``, ``limit``, ``remedy``.
         not_checked: what nobody has published.
@@ -40,6 +41,7 @@ class Fit:
     profile: str
     verdict: str
     mapping: Mapping | None = None
+    mapped: Graph | None = field(default=None, repr=False, compare=False)
     most_cores: int | None = None
     refusal: AvsnnError | None = None
     not_checked: tuple[str, ...] = ()
@@ -59,6 +61,17 @@ class Fit:
 
 def fit(graph: Graph, profile: Profile, *, chips: int | None = None) -> Fit:
     """Judge a scheduled graph; ``chips``: as many as there are, None for any number."""
+    found = judge(graph, profile)
+    if found.mapping is None:
+        return found
+    found = replace(found, most_cores=_most_cores(graph, profile))
+    if chips is not None and found.mapping is not None and found.mapping.chips > chips:
+        return replace(found, verdict=DOES_NOT, refusal=_too_many(found.mapping, profile, chips))
+    return found
+
+
+def judge(graph: Graph, profile: Profile) -> Fit:
+    """The same for any number of chips, by the values of the profile alone: half the work."""
     unsaid = {a.kind for a in answers(graph, profile) if a.kind not in profile.capabilities}
     unknown = tuple(f"ability {kind}" for kind in sorted(unsaid))
     error = next(_refusals(graph, profile), None)
@@ -67,16 +80,11 @@ def fit(graph: Graph, profile: Profile, *, chips: int | None = None) -> Fit:
     if profile.limits.cores_per_chip is None:
         return Fit(profile=profile.id, verdict=NO_CORES)
     try:
-        _, mapping = map_cores(graph, profile)
+        mapped, mapping = map_cores(graph, profile)
     except CapabilityError as refused:
         return Fit(profile=profile.id, verdict=DOES_NOT, refusal=refused, not_checked=unknown)
-    unknown, most = (*mapping.not_checked, *unknown), _most_cores(graph, profile)
-    if chips is not None and mapping.chips > chips:
-        error = _too_many(mapping, profile, chips)
-        return Fit(
-            profile=profile.id, verdict=DOES_NOT, mapping=mapping, most_cores=most, refusal=error, not_checked=unknown
-        )
-    return Fit(profile=profile.id, verdict=FITS, mapping=mapping, most_cores=most, not_checked=unknown)
+    unknown = (*mapping.not_checked, *unknown)
+    return Fit(profile=profile.id, verdict=FITS, mapping=mapping, mapped=mapped, not_checked=unknown)
 
 
 def cautious(profile: Profile) -> Profile:

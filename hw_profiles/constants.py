@@ -19,10 +19,12 @@ CONSTANT_KEYS = {
 KEYS_OF: Mapping[str, frozenset[str]] = {
     "energy_pj": frozenset(
         {"sop", "neuron_update", "neuron_active", "neuron_inactive", "spike_out", "axon_message", "spike_local"}
-        | {"hop_x", "hop_y", "step_sync", "mac", "dynamic_and", "dynamic_acc", "dynamic_mul"}
+        | {"hop_x", "hop_y", "off_chip", "step_sync", "mac", "dynamic_and", "dynamic_acc", "dynamic_mul"}
     ),
     "power_mw": frozenset({"static_chip", "host_awake"}),
-    "time_ns": frozenset({"sop", "neuron_update", "neuron_active", "neuron_inactive", "barrier"}),
+    "time_ns": frozenset(
+        {"sop", "neuron_update", "neuron_active", "neuron_inactive", "spike_out", "barrier", "tick", "link"}
+    ),
     "literature_pj": frozenset({"ac", "mac"}),
 }
 """Constants that a profile may hold, by table."""

@@ -26,7 +26,8 @@ SECTIONS = {
 TERM_OF: Mapping[str, str] = {
     "sop": "sop", "neuron_update": "update", "neuron_active": "update", "neuron_inactive": "update",
     "spike_out": "spike", "axon_message": "spike", "spike_local": "route", "hop_x": "route", "hop_y": "route",
-    "step_sync": "sync", "mac": "host", "dynamic_and": "dynamic", "dynamic_acc": "dynamic", "dynamic_mul": "dynamic",
+    "off_chip": "route", "step_sync": "sync", "mac": "host", "dynamic_and": "dynamic", "dynamic_acc": "dynamic",
+    "dynamic_mul": "dynamic",
 }  # fmt: skip
 """The term of the energy sum that each constant belongs to."""
 

@@ -144,7 +144,7 @@ def _check_messages(graph: Graph, node: Node, array: Array) -> int:
 def _synapse(node: Synapse, graph: Graph, seen: _Seen) -> SynapseCount:
     source = graph[node.inputs[0]]
     stored, nonzero = fanout(node, source.shape)
-    if _between_single_neurons(node, graph):
+    if between_single_neurons(node, graph):
         stored = nonzero
     events, graded = _events(source, seen)
     by_sample = tuple(_weighted(row, stored) for row in events)
@@ -242,7 +242,7 @@ def _driven(node: FixedLIF, graph: Graph, seen: _Seen) -> int:
     return total
 
 
-def _between_single_neurons(node: Synapse, graph: Graph) -> bool:
+def between_single_neurons(node: Synapse, graph: Graph) -> bool:
     """Whether a 0 in its matrix is no connection at all: what leads to coincidences, and adds them up."""
     ends = (graph[node.inputs[0]], *graph.readers[node.name])
     return any(isinstance(end, FixedLIF) and end.role == "coincidence" for end in ends)

@@ -12,10 +12,16 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from avsnn.deploy.fit import Fit
+from avsnn.deploy.reports.core_counts import CoreCounts
 from avsnn.deploy.reports.counts import Counts
-from avsnn.deploy.reports.interval import ZERO, Interval, format_energy, format_interval
-from avsnn.deploy.reports.latency import Latency, StaticShare, latency_bound, static_shares, why_no_static
-from avsnn.deploy.reports.tally import MemoryWords, Tally, Term, Unpriced
+from avsnn.deploy.reports.holding import Holding, holding
+from avsnn.deploy.reports.interval import Interval, format_energy, format_interval
+from avsnn.deploy.reports.latency import FirstAnswer, Latency, Pace, latency_bound, pace_of
+from avsnn.deploy.reports.literature import Literature, literature
+from avsnn.deploy.reports.sensitivity import Sensitivity, sensitivity
+from avsnn.deploy.reports.static import EnergyDelay, StaticShare, energy_delays, static_shares, why_no_static
+from avsnn.deploy.reports.tally import MemoryWords, Tally, Term, Unpriced, sum_of
 from avsnn.errors import InputError, ProfileError
 from avsnn.hw_profiles.schema import EVIDENCE, TERMS, Profile
 
@@ -24,14 +30,6 @@ __all__ = ["BANNER", "EnergyReport", "Literature", "MemoryWords", "Term", "Unpri
 BANNER = "estimate from declared constants, not a measurement"
 MAIN_SHARE = 0.05  # a term below this share of the sum does not decide how well the sum is known
 POINT_FACTOR = 2.0  # beyond this ratio to the operating point an all-in constant says nothing
-
-
-@dataclass(frozen=True, kw_only=True)
-class Literature:
-    """The figure that papers print: ``ac * sop_stored + mac * host_macs``, pJ. Never the headline."""
-
-    name: str
-    energy_pj: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +51,12 @@ class EnergyReport:
     terms: tuple[Term, ...]
     static: tuple[StaticShare, ...]
     latency: Latency | None
+    pace: Pace | None
+    energy_delay: tuple[EnergyDelay, ...]
     unpriced: tuple[Unpriced, ...]
-    literature: Literature | None
+    sensitivity: Sensitivity | None
+    holds: Holding
+    literature: Literature
     warnings: tuple[str, ...]
     banner: str = BANNER
 
@@ -69,9 +71,7 @@ class EnergyReport:
     @property
     def dynamic(self) -> Interval | None:
         """Sum of the priced terms, pJ over all samples; None if synaptic operations have no price."""
-        if not any(term.term == "sop" for term in self.terms):
-            return None
-        return sum((term.energy for term in self.terms), ZERO)
+        return sum_of(self.terms)
 
     @property
     def dynamic_per_sample(self) -> Interval | None:
@@ -112,8 +112,12 @@ class EnergyReport:
             "terms": [asdict(term) for term in self.terms],
             "static": [share.to_json() for share in self.static],
             "latency": None if self.latency is None else self.latency.to_json(),
+            "pace": None if self.pace is None else self.pace.to_json(),
+            "energy_delay": [each.to_json() for each in self.energy_delay],
             "unpriced": [asdict(item) for item in self.unpriced],
-            "literature": None if self.literature is None else asdict(self.literature),
+            "sensitivity": None if self.sensitivity is None else self.sensitivity.to_json(),
+            "holds": self.holds.to_json(),
+            "literature": asdict(self.literature),
             "warnings": list(self.warnings),
         }
 
@@ -126,28 +130,38 @@ def price(
     latency_mode: str = "measured",
     cores_used: int | None = None,
     memory: MemoryWords | None = None,
+    cores: CoreCounts | None = None,
+    fit: Fit | None = None,
+    first: FirstAnswer | None = None,
 ) -> EnergyReport:
     """Price counts with the constants of a profile.
 
-    ``latency_s`` is the time of one sample and ``latency_mode`` says how it is known; without it a lower bound is
-    computed where the profile has times, and static energy is a lower bound too. ``cores_used`` prorates static power.
+    Args:
+        counts: of a run.
+        profile: of the chip.
+        latency_s: time of one sample; without it, what `latency_bound` knows.
+        latency_mode: how it is known, one of `avsnn.deploy.reports.latency.MODES`.
+        cores_used: what static power is prorated by; without it those of ``cores`` or ``fit``, else at least so many.
+        memory: widths of what is stored, where the profile prices memories.
+        cores: what each core of a mapping on this chip did: hops, messages, the busiest core.
+        fit: whether this chip holds the network.
+        first: steps to the first answer, for the wait in seconds.
 
     Raises:
-        InputError: no samples, or a latency or core count that is not positive.
+        InputError: no samples, a latency or core count that is not positive, or cores of another chip.
     """
     if counts.samples < 1 or counts.steps < 1:
         raise InputError("nothing was counted", where="price", found=(counts.samples, counts.steps))
-    latency = Latency.given(latency_s, latency_mode) if latency_s is not None else latency_bound(counts, profile)
-    tally = Tally(counts, profile)
-    tally.sop()
-    tally.dynamic()
-    tally.update()
-    tally.constant("spike", "spikes sent", "spike_out", counts.spikes)
-    tally.route()
-    tally.memory(memory)
-    tally.constant("sync", "barriers", "step_sync", counts.samples * counts.steps)
-    tally.host()
-    static = static_shares(counts, profile, latency, cores_used)
+    if cores is not None and cores.profile != profile.id:
+        raise InputError("cores of another chip", where="price", found=cores.profile, limit=profile.id)
+    latency = Latency.given(latency_s, latency_mode) if latency_s is not None else latency_bound(counts, profile, cores)
+    pace = None if latency is None else pace_of(latency, counts.steps, first)
+    tally = _tally(counts, profile, memory, cores)
+    holds = holding(counts, profile, fit, weight_bits=None if memory is None else memory.weight_bits)
+    vague = False
+    if cores_used is None:
+        cores_used, vague = (holds.cores, holds.at_least) if cores is None else (len(cores.cores), False)
+    static = static_shares(counts, profile, latency, cores_used, at_least=vague)
     if not static:
         tally.skip("static", why_no_static(profile, latency))
     return EnergyReport(
@@ -162,15 +176,34 @@ def price(
         terms=tuple(tally.terms),
         static=static,
         latency=latency,
+        pace=pace,
+        energy_delay=energy_delays(tally.dynamic, static, pace, latency, counts.samples),
         unpriced=tuple(tally.unpriced),
-        literature=_literature(counts, profile),
-        warnings=_warnings(counts, profile, latency),
+        sensitivity=sensitivity(profile, lambda other: _tally(counts, other, memory, cores).dynamic),
+        holds=holds,
+        literature=literature(counts),
+        warnings=(*holds.warnings, *_warnings(counts, profile, latency)),
     )
 
 
+def _tally(counts: Counts, profile: Profile, memory: MemoryWords | None, cores: CoreCounts | None) -> Tally:
+    """All terms but static energy."""
+    tally = Tally(counts, profile, cores)
+    tally.sop()
+    tally.dynamic_products()
+    tally.update()
+    tally.spikes()
+    tally.route()
+    tally.memory(memory)
+    tally.constant("sync", "barriers", "step_sync", counts.samples * counts.steps)
+    tally.host()
+    return tally
+
+
 def render(report: EnergyReport) -> str:
-    """Lines for people, per sample, at most two significant digits."""
-    lines = [f"{report.title}: {report.banner}"]
+    """Lines for people, per sample, at most two significant digits; that a chip cannot hold the network comes first."""
+    first = [f"  {line}" for line in report.holds.warnings]
+    lines = [f"{report.title}: {report.banner}", *first]
     per_sample = report.dynamic_per_sample
     if per_sample is None:
         lines.append("  dynamic energy: not priced")
@@ -180,30 +213,20 @@ def render(report: EnergyReport) -> str:
     for term in report.terms:
         energy = format_interval(term.energy.scaled(1 / report.samples))
         lines.append(f"    {term.name}: {energy} [{term.evidence}]")
+    if (widest := report.sensitivity) is not None:
+        without = format_interval(widest.without.scaled(1 / report.samples))
+        lines.append(f"  {100 * widest.share:.0f} % of the width is {widest.constant}; were it exact: {without}")
     for share in report.static:
         energy = format_interval(share.energy.scaled(1 / report.samples))
         lines.append(f"  static per sample, {share.name}: {energy} [{share.evidence}]")
     if report.latency is not None:
         lines.append(f"  time per sample: {report.latency.text}")
     lines += [f"  unpriced {item.term}: {item.reason}" for item in report.unpriced]
-    if report.literature is not None:
-        lines.append(
-            f"  {report.literature.name}: {format_energy(report.literature.energy_pj / report.samples)} per sample"
-        )
-    lines += [f"  note: {warning}" for warning in report.warnings]
-    return "\n".join(lines)
-
-
-def _literature(counts: Counts, profile: Profile) -> Literature | None:
-    """Accumulates at one price, products of the dense first layer at another: the papers' convention."""
-    ac, mac = profile.literature.get("ac"), profile.literature.get("mac")
-    if ac is None or mac is None or ac.value is None or mac.value is None:
-        return None
-    return Literature(
-        name=f"literature convention ({ac.value:g} pJ per accumulate, {mac.value:g} pJ per first-layer product; "
-        "no memory, neurons, routing)",
-        energy_pj=ac.value * counts.sop_stored + mac.value * counts.host_macs,
+    lines.append(
+        f"  {report.literature.name}: {format_energy(report.literature.energy_pj / report.samples)} per sample"
     )
+    lines += [f"  note: {warning}" for warning in report.warnings if warning not in report.holds.warnings]
+    return "\n".join(lines)
 
 
 def _warnings(counts: Counts, profile: Profile, latency: Latency | None) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from avsnn.errors import InputError
@@ -41,6 +42,16 @@ class Interval:
         """All three times a factor that is not negative."""
         return Interval(value=self.value * factor, lo=self.lo * factor, hi=self.hi * factor)
 
+    @property
+    def width(self) -> float:
+        """``hi - lo``."""
+        return self.hi - self.lo
+
+    @property
+    def inverse(self) -> Interval | None:
+        """``1 / x``, None if that has no end."""
+        return None if self.lo == 0 else Interval(value=1 / self.value, lo=1 / self.hi, hi=1 / self.lo)
+
     def holds(self, value: float) -> bool:
         """Whether a value lies inside, ends included."""
         return self.lo <= value <= self.hi
@@ -56,6 +67,12 @@ ZERO = Interval(value=0.0, lo=0.0, hi=0.0)
 def exactly(count: int | float) -> Interval:
     """A number without width."""
     return Interval(value=float(count), lo=float(count), hi=float(count))
+
+
+def largest(intervals: Iterable[Interval]) -> Interval:
+    """What is known of the largest of some numbers: each corner is the largest of theirs; 0 of none."""
+    values, lows, highs = zip(*((each.value, each.lo, each.hi) for each in (ZERO, *intervals)), strict=True)
+    return Interval(value=max(values), lo=max(lows), hi=max(highs))
 
 
 def interval_of(constant: Constant) -> Interval | None:

@@ -1,37 +1,53 @@
-"""Turns counts, or a given time, into the latency of a sample and its static energy; a graph into steps of waiting.
+"""Turns counts, or a given time, into the time of a sample and what sets it; a graph into steps of waiting.
 
-Without a placement only a lower bound is known: work spread perfectly evenly over every core of as few chips as hold
-the neurons, ``t = T t_barrier + (n_sop t_sop + n_upd t_upd) / cores``. The busiest core of a real mapping takes longer.
-That is the time between samples; the first answer waits for the whole pipeline, `first_answer`.
+A step lasts as long as the slowest of three: the clock of the chip, the busiest core, the busiest link::
+
+    t = max(t_tick, t_barrier + max over cores (n_sop t_sop + n_upd t_upd + n_spk t_spk), max over links n_msg t_msg)
+
+with the mean numbers of a step. Where cores are known (`avsnn.deploy.reports.core_counts`) they are those of the
+mapping; without, work is spread evenly over every core of as few chips as hold the neurons, which no mapping beats. It
+is a lower bound either way: a mean step is shorter than the mean of steps, waiting in a core or a router costs nothing
+here, and what has no published time takes none. Only a chip that works in real time takes just its tick.
+
+That is the time between samples, T steps; the first answer waits for the whole pipeline, `first_answer`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from avsnn.convert.ir.fixed_nodes import Product, Synapse
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Node
+from avsnn.deploy.reports.core_counts import CoreCounts
 from avsnn.deploy.reports.counts import Counts
-from avsnn.deploy.reports.interval import Interval, exactly, interval_of
+from avsnn.deploy.reports.interval import ZERO, Interval, exactly, interval_of, largest
+from avsnn.deploy.reports.tally import paid
 from avsnn.errors import InputError
-from avsnn.hw_profiles.schema import EVIDENCE, Constant, Profile
+from avsnn.hw_profiles.schema import EVIDENCE, Profile
 
 MODES: Mapping[str, str] = {"measured": "measured", "throttled": "assumed", "lower bound": "derived"}
 """How a time is known, and the best evidence that a product with it can have."""
-PJ_PER_MW_S = 1e9  # 1 mW s = 1 mJ
+NS = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Seconds per sample, how they are known (one of `MODES`), and the evidence for them."""
+    """Seconds per sample, how they are known (one of `MODES`), and the evidence for them.
+
+    ``sets``: what makes a step take so long: "throttle", the name of a core, or of a link; empty for a given time.
+    ``per_step``: each of the three, ns; ``unknown``: those of them that nobody has published a time for.
+    """
 
     seconds: Interval
     mode: str
     evidence: str
+    sets: str = ""
+    per_step: Mapping[str, Interval] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
 
     @classmethod
     def given(cls, seconds: float, mode: str) -> Latency:
@@ -48,13 +64,100 @@ class Latency:
 
     @property
     def text(self) -> str:
-        """Two digits, with the mode."""
+        """Two digits, with the mode and what sets it."""
         sign = "at least " if self.mode == "lower bound" else ""
-        return f"{sign}{self.seconds.value * 1e3:.2g} ms ({self.mode})"
+        return f"{sign}{self.seconds.value * 1e3:.2g} ms ({self.mode}{', set by ' if self.sets else ''}{self.sets})"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"seconds_per_sample": self.seconds.to_json(), "mode": self.mode, "evidence": self.evidence}
+        return {
+            "seconds_per_sample": self.seconds.to_json(),
+            "mode": self.mode,
+            "evidence": self.evidence,
+            "sets": self.sets,
+            "per_step_ns": {name: each.to_json() for name, each in self.per_step.items()},
+            "unknown": list(self.unknown),
+        }
+
+
+def latency_bound(counts: Counts, profile: Profile, cores: CoreCounts | None = None) -> Latency | None:
+    """The time of the module's docstring, None where the profile publishes neither a tick nor times of work."""
+    found: dict[str, tuple[str, Interval]] = {}
+    if (tick := _time(profile, "tick")) is not None:
+        found["throttle"] = "throttle", tick
+    if (busiest := _busiest(counts, profile, cores)) is not None:
+        found["core"] = busiest
+    link, routes = _time(profile, "link"), None if cores is None else cores.routes
+    if link is not None and cores is not None and routes is not None:
+        found["link"] = f"link {routes.busiest}", link.scaled(routes.load / (cores.samples * cores.steps))
+    if not {"throttle", "core"} & set(found):
+        return None
+    sets, _ = max(found.values(), key=lambda each: each[1].value)
+    step = largest(each for _, each in found.values())
+    mode = "throttled" if sets == "throttle" else "lower bound"
+    known = [constant.evidence for constant in profile.time_ns.values() if constant.evidence is not None]
+    best = known if mode == "throttled" else [*known, MODES[mode]]
+    return Latency(
+        seconds=step.scaled(counts.steps * NS),
+        mode=mode,
+        evidence=max(best, key=EVIDENCE.index),
+        sets=sets,
+        per_step={name: each for name, (_, each) in found.items()},
+        unknown=tuple(name for name in ("core", "link") if name not in found),
+    )
+
+
+def _busiest(counts: Counts, profile: Profile, cores: CoreCounts | None) -> tuple[str, Interval] | None:
+    """Name of the core that takes longest, and the ns of a step on it with the barrier; None if no time is published.
+
+    Nobody says which neurons a chip counts as active, so where there are two times of an update, idle is the least.
+    """
+    sop, barrier = _time(profile, "sop"), _time(profile, "barrier")
+    update = _time(profile, "neuron_update") or _time(profile, "neuron_inactive")
+    if sop is None or barrier is None or update is None:
+        return None
+    spike = _time(profile, "spike_out") or ZERO
+
+    def took(stored: int, nonzero: int, updates: int, spikes: int) -> Interval:
+        return paid(profile, stored, nonzero) * sop + update.scaled(updates) + spike.scaled(spikes)
+
+    if cores is not None:
+        each = [(c.name, took(c.sop_stored, c.sop_nonzero, c.updates, c.spikes)) for c in cores.cores]
+        name, _ = max(each, key=lambda row: row[1].value)
+        longest = largest(time for _, time in each)
+    else:
+        number = cores_of(profile, chips_needed(counts, profile))
+        if number is None:
+            return None
+        name = f"work spread evenly over {number} cores, as no mapping is known"
+        longest = took(counts.sop_stored, counts.sop_nonzero, counts.neuron_updates, counts.spikes).scaled(1 / number)
+    return name, barrier + longest.scaled(1 / (counts.samples * counts.steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """Answers per second with samples back to back, one every T steps, and seconds until the first.
+
+    ``at_most``: the time is a lower bound, so that there are at most so many answers and the first comes no earlier.
+    """
+
+    per_second: Interval | None
+    first_s: Interval | None
+    at_most: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "answers_per_second": None if self.per_second is None else self.per_second.to_json(),
+            "first_answer_s": None if self.first_s is None else self.first_s.to_json(),
+            "bound": self.at_most,
+        }
+
+
+def pace_of(latency: Latency, steps: int, first: FirstAnswer | None) -> Pace:
+    """``1 / t`` and, in steps as long as those of ``latency``, the wait for the first answer."""
+    wait = None if first is None else latency.seconds.scaled(first.steps / steps)
+    return Pace(per_second=latency.seconds.inverse, first_s=wait, at_most=latency.mode == "lower bound")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,39 +215,6 @@ def _takes(node: Node, timesteps: int) -> int:
             return 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class StaticShare:
-    """Static power times time, pJ over all samples; alternatives of one another, not to be added up."""
-
-    name: str
-    energy: Interval
-    evidence: str
-    lower_bound: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {
-            "name": self.name,
-            "energy": self.energy.to_json(),
-            "evidence": self.evidence,
-            "lower_bound": self.lower_bound,
-        }
-
-
-def latency_bound(counts: Counts, profile: Profile) -> Latency | None:
-    """The lower bound of the module's docstring, None where the profile lacks a time or the size of a chip."""
-    cores_per_chip, chips = profile.limits.cores_per_chip, chips_needed(counts, profile)
-    sop, barrier = _time(profile.time_ns, "sop"), _time(profile.time_ns, "barrier")
-    update = _time(profile.time_ns, "neuron_update") or _time(profile.time_ns, "neuron_inactive")
-    if cores_per_chip is None or chips is None or sop is None or barrier is None or update is None:
-        return None
-    work = sop.scaled(counts.sop_nonzero) + update.scaled(counts.neuron_updates)
-    per_sample = work.scaled(1 / (counts.samples * cores_per_chip * chips))
-    seconds = (per_sample + barrier.scaled(counts.steps)).scaled(1e-9)
-    used = [constant.evidence or EVIDENCE[-1] for constant in profile.time_ns.values()]
-    return Latency(seconds=seconds, mode="lower bound", evidence=max(*used, MODES["lower bound"], key=EVIDENCE.index))
-
-
 def chips_needed(counts: Counts, profile: Profile) -> int | None:
     """Chips that hold the neurons, at least 1; memory and axons may need more. None without a size."""
     cores = cores_needed(counts, profile)
@@ -158,45 +228,11 @@ def cores_needed(counts: Counts, profile: Profile) -> int | None:
     return None if per_core is None else max(1, -(-counts.neurons // per_core))
 
 
-def static_shares(
-    counts: Counts, profile: Profile, latency: Latency | None, cores_used: int | None
-) -> tuple[StaticShare, ...]:
-    """Static energy of whole chips and of the cores alone, and of processors kept awake; empty where unknown.
-
-    Raises:
-        InputError: ``cores_used`` is not positive.
-    """
-    if cores_used is not None and cores_used < 1:
-        raise InputError("not a number of cores", where="cores_used", found=cores_used, limit="at least 1")
-    power, per_chip = profile.power_mw.get("static_chip"), profile.limits.cores_per_chip
-    chip = None if power is None else interval_of(power)
-    needed = cores_needed(counts, profile) if cores_used is None else cores_used
-    if power is None or chip is None or latency is None or per_chip is None or needed is None:
-        return ()
-    spent = (chip * latency.seconds).scaled(PJ_PER_MW_S * counts.samples)
-    chips, at_least = -(-needed // per_chip), "" if cores_used is not None else "at least "
-    bound, evidence = latency.mode == "lower bound" or cores_used is None, _weakest(power, latency)
-    shares = [(f"{at_least}{chips} whole chip(s)", spent.scaled(chips), evidence)]
-    shares += [(f"{at_least}{needed} of {per_chip * chips} cores", spent.scaled(needed / per_chip), evidence)]
-    awake = profile.power_mw.get("host_awake")
-    processors = None if awake is None else interval_of(awake)
-    if awake is not None and processors is not None:
-        energy = (processors * latency.seconds).scaled(PJ_PER_MW_S * counts.samples * chips)
-        shares += [("embedded processors awake", energy, _weakest(awake, latency))]
-    return tuple(StaticShare(name=n, energy=e, evidence=c, lower_bound=bound) for n, e, c in shares)
+def cores_of(profile: Profile, chips: int | None) -> int | None:
+    """Cores of so many chips, None without a size."""
+    per_chip = profile.limits.cores_per_chip
+    return None if chips is None or per_chip is None else chips * per_chip
 
 
-def why_no_static(profile: Profile, latency: Latency | None) -> str:
-    """The reason that `static_shares` is empty."""
-    power = profile.power_mw.get("static_chip")
-    if power is None or power.value is None:
-        return "the profile has no static power"
-    return "no latency is known" if latency is None else "the size of a chip is not known"
-
-
-def _weakest(power: Constant, latency: Latency) -> str:
-    return max(power.evidence or EVIDENCE[-1], latency.evidence, key=EVIDENCE.index)
-
-
-def _time(table: Mapping[str, Constant], key: str) -> Interval | None:
-    return interval_of(table[key]) if key in table else None
+def _time(profile: Profile, key: str) -> Interval | None:
+    return interval_of(profile.time_ns[key]) if key in profile.time_ns else None

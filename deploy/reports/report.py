@@ -20,6 +20,7 @@ from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array
 from avsnn.convert.ir.windows import windows
 from avsnn.deploy.capability import Capability
+from avsnn.deploy.reports.core_counts import CoreCounts
 from avsnn.deploy.reports.counts import Counts
 from avsnn.deploy.reports.dense import dense_order
 from avsnn.deploy.reports.energy import EnergyReport
@@ -42,6 +43,7 @@ def build_report(
     accuracy: Mapping[str, Any],
     counts: Counts,
     energy: Iterable[EnergyReport],
+    cores: Mapping[str, CoreCounts] | None = None,
     capabilities: Sequence[Capability],
 ) -> dict[str, Any]:
     """Put the parts together.
@@ -55,6 +57,7 @@ def build_report(
         accuracy: see `accuracy_table`.
         counts: operations of the compared samples.
         energy: one report per profile.
+        cores: what each core did, by profile, where cores are known.
         capabilities: the target's answer per node.
     """
     steps = windows(graph)
@@ -88,6 +91,7 @@ def build_report(
         "dense": dense_order(graph).to_json(),
         "twin": ann_twin(graph, weight_bits=meta["weight_bits"]).to_json(),
         "warnings": warnings(counts, capabilities) + resting(graph) + approximations(record),
+        "core_counts": {name: found.to_json() for name, found in (cores or {}).items()},
         "energy": {report.profile: report.to_json() for report in energy},
     }
 

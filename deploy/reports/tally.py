@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from avsnn.deploy.reports.core_counts import CoreCounts
 from avsnn.deploy.reports.counts import Counts
 from avsnn.deploy.reports.interval import ZERO, Interval, exactly, interval_of
 from avsnn.errors import ProfileError
 from avsnn.hw_profiles.schema import EVIDENCE, Constant, Profile
 
 KIBIBYTE_BITS = 8192
+NO_PLACEMENT = "needs a placement on cores of this chip"
+ROUTED: Mapping[str, tuple[str, str]] = {
+    "spike_local": ("local", "messages within a tile"),
+    "hop_x": ("hops_x", "hops along x"),
+    "hop_y": ("hops_y", "hops along y"),
+    "off_chip": ("crossings", "messages from chip to chip"),
+}
+"""Constant: the count of `avsnn.deploy.reports.core_counts.Routes` that it prices, and its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +50,36 @@ class MemoryWords:
     state_bits: int
 
 
+def sum_of(terms: Sequence[Term]) -> Interval | None:
+    """Sum of priced terms, pJ; None if synaptic operations are not among them, without which a sum says nothing."""
+    return sum((term.energy for term in terms), ZERO) if any(term.term == "sop" for term in terms) else None
+
+
+def paid(profile: Profile, stored: int, nonzero: int) -> Interval:
+    """How many of the operations the chip pays for, by its policy on weights of 0."""
+    match profile.policy.zero_weight_skip:
+        case "never":
+            return exactly(stored)
+        case "always":
+            return exactly(nonzero)
+        case "storage":
+            return Interval(value=float(stored), lo=float(nonzero), hi=float(stored))
+        case other:
+            raise ProfileError("unknown policy", where="zero_weight_skip", found=other)
+
+
 class Tally:
     """Collects priced and unpriced terms; a term inside the scope is neither."""
 
-    def __init__(self, counts: Counts, profile: Profile) -> None:
-        self.counts, self.profile = counts, profile
+    def __init__(self, counts: Counts, profile: Profile, cores: CoreCounts | None = None) -> None:
+        self.counts, self.profile, self.cores = counts, profile, cores
         self.terms: list[Term] = []
         self.unpriced: list[Unpriced] = []
+
+    @property
+    def dynamic(self) -> Interval | None:
+        """`sum_of` what was priced."""
+        return sum_of(self.terms)
 
     def skip(self, term: str, reason: str) -> None:
         """List a term without a price, unless the scope holds it."""
@@ -75,22 +107,10 @@ class Tally:
         each = _interval(self.profile.energy_pj, "sop")
         if each is None:
             return self.skip("sop", _why_missing(self.profile.energy_pj, "sop"))
-        paid = self.paid(self.counts.sop_stored, self.counts.sop_nonzero)
-        self.add("sop", "synaptic operations", int(paid.value), paid * each, self.profile.energy_pj["sop"])
+        done = paid(self.profile, self.counts.sop_stored, self.counts.sop_nonzero)
+        self.add("sop", "synaptic operations", int(done.value), done * each, self.profile.energy_pj["sop"])
 
-    def paid(self, stored: int, nonzero: int) -> Interval:
-        """How many of the operations the chip pays for, by its policy on weights of 0."""
-        match self.profile.policy.zero_weight_skip:
-            case "never":
-                return exactly(stored)
-            case "always":
-                return exactly(nonzero)
-            case "storage":
-                return Interval(value=float(stored), lo=float(nonzero), hi=float(stored))
-            case other:
-                raise ProfileError("unknown policy", where="zero_weight_skip", found=other)
-
-    def dynamic(self) -> None:
+    def dynamic_products(self) -> None:
         """Operations of products of activity: each kind at its own price; without one it is unpriced, never a SOP."""
         if not self.counts.products:
             return
@@ -129,10 +149,29 @@ class Tally:
             total = active.scaled(driven) + idle.scaled(updates - driven)
         self.add("update", "neuron updates", updates, total, *used)
 
+    def spikes(self) -> None:
+        """Spikes that leave neurons, and their messages to cores, which are known where cores are."""
+        self.constant("spike", "spikes sent", "spike_out", self.counts.spikes)
+        if "axon_message" in self.profile.energy_pj:
+            if self.cores is None:
+                return self.skip("spike", f"axon_message: {NO_PLACEMENT}")
+            self.constant("spike", "messages to cores", "axon_message", self.cores.messages)
+
     def route(self) -> None:
-        """Hops depend on a placement, which counts do not have."""
-        keys = [key for key in ("spike_local", "hop_x", "hop_y") if key in self.profile.energy_pj]
-        self.skip("route", "needs a placement on cores" if keys else "the profile has no constant for it")
+        """Messages that stay in their tile, hops between tiles, steps from chip to chip, as cores are placed."""
+        energy = self.profile.energy_pj
+        if not set(ROUTED) & set(energy):
+            return self.skip("route", "the profile has no constant for it")
+        if not any(energy[key].value is not None for key in ROUTED if key in energy):
+            return self.skip("route", _why_missing(energy, next(key for key in ROUTED if key in energy)))
+        if self.cores is None or self.cores.routes is None:
+            return self.skip("route", NO_PLACEMENT)
+        for key, (field, name) in ROUTED.items():
+            number = getattr(self.cores.routes, field)
+            if number:  # nothing goes from chip to chip where there is one
+                self.constant("route", name, key, number)
+        if self.cores.outside:
+            self.skip("route", f"{self.cores.outside} messages come from outside, on a way that is not known")
 
     def memory(self, words: MemoryWords | None) -> None:
         """Accesses to weights and states, where the profile lists memories and the words are declared."""
@@ -163,13 +202,13 @@ class Tally:
         """
         rows = []
         for synapse in self.counts.synapses:
-            reads = self.paid(synapse.sop_stored, synapse.sop_nonzero)
+            reads = paid(self.profile, synapse.sop_stored, synapse.sop_nonzero)
             rows.append((synapse.weights * words.weight_bits, reads.scaled(words.weight_bits)))
         for population in self.counts.populations:
             arriving = [row for row in self.counts.synapses if population.name in row.targets]
             accesses = exactly(population.updates)
             for row in arriving:
-                accesses += self.paid(row.sop_stored, row.sop_nonzero)
+                accesses += paid(self.profile, row.sop_stored, row.sop_nonzero)
             rows.append((population.neurons * words.state_bits, accesses.scaled(2 * words.state_bits)))
         return rows
 

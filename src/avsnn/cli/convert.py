@@ -48,10 +48,11 @@ from avsnn.deploy.backends.cpu import simulate
 from avsnn.deploy.capability import capabilities
 from avsnn.deploy.executions import Executions, execute_all
 from avsnn.deploy.reports.counts import count
-from avsnn.deploy.reports.energy import MemoryWords, price
 from avsnn.deploy.reports.html import page_of
+from avsnn.deploy.reports.prices import prices
 from avsnn.deploy.reports.render import render_report
 from avsnn.deploy.reports.report import accuracy_table, build_report
+from avsnn.deploy.reports.tally import MemoryWords
 from avsnn.deploy.repro import INPUTS, write_counter_example
 from avsnn.errors import CertificateError, InputError
 from avsnn.hw_profiles.profile import load_profile, profile_names
@@ -198,11 +199,14 @@ def _priced(names: str | None, target: Profile) -> list[Profile]:
 
 
 def _report(
-    bundle: Bundle, done: Executions, accuracy: dict[str, Any], priced: list[Profile], profile: Profile
+    bundle: Bundle, done: Executions, accuracy: dict[str, Any], profiles: list[Profile], profile: Profile
 ) -> dict[str, Any]:
     scheduled = bundle.graph("scheduled")
-    counts = count(scheduled, {**done.inputs, **done.activity.spikes}, driven=True)
     words = MemoryWords(weight_bits=bundle.meta["weight_bits"], state_bits=profile.need("state_bits"))
+    mapped = (profile.id, bundle.graph("mapped")) if "mapped" in bundle.graphs else None
+    ran = {**done.inputs, **done.activity.spikes}
+    counts = count(scheduled, ran, driven=True)
+    priced = prices(scheduled, counts, ran, profiles, words=words, mapped=mapped)
     return build_report(
         meta=bundle.meta,
         record=bundle.record,
@@ -211,7 +215,8 @@ def _report(
         executions=done.checks,
         accuracy=accuracy,
         counts=counts,
-        energy=[price(counts, each, memory=words, cores_used=_cores_used(bundle, each.id)) for each in priced],
+        energy=priced.energy,
+        cores=priced.cores,
         capabilities=capabilities(scheduled, profile),
     )
 
@@ -303,12 +308,6 @@ def _compare(
     part, _ = next(batches(graph, data.inputs, data.labels, samples))
     integers = to_integers(graph, part)
     return execute_all(graph, integers, data=data.name, lava=lava, timeout_s=timeout_s, progress=progress)
-
-
-def _cores_used(bundle: Bundle, profile: str) -> int | None:
-    """How many cores the network takes, which is known for the target alone, and if it fits."""
-    cores = bundle.record["mapping"].get("cores")
-    return len(cores) if cores and profile == bundle.meta["target"] else None
 
 
 def _accuracy(bundle: Bundle, data: Labelled) -> dict[str, Any]:

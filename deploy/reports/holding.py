@@ -1,0 +1,111 @@
+"""Turns counts, and the judgement of `avsnn.deploy.fit` where there is one, into whether a chip holds the network.
+
+A price of a network that the chip cannot hold says what its operations would cost, not what the chip would do; so this
+comes first in every output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from avsnn.deploy.fit import DOES_NOT, FITS, NO_CORES, Fit
+from avsnn.deploy.reports.counts import Counts
+from avsnn.deploy.reports.latency import chips_needed
+from avsnn.hw_profiles.schema import Profile
+
+UNKNOWN = "not known"
+"""Verdict where nobody has cut the network for this chip, and its neurons and weights do not rule it out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holding:
+    """Whether one chip type holds a network.
+
+    Attributes:
+        verdict: "fits", "does not fit", "no cores" (there is no chip to fit), "not known".
+        cores: that a mapping takes.
+        chips: that a mapping takes; without one at least so many; None if no size is known.
+        at_least: no mapping was made, or one that could not check how full memories are.
+        reasons: why it does not fit, and that one chip is not enough.
+    """
+
+    verdict: str
+    cores: int | None
+    chips: int | None
+    at_least: bool
+    reasons: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """A few words for a table."""
+        match self.verdict:
+            case "fits":
+                sizes = f"{self.cores:,} core{_s(self.cores)}, {self.chips:,} chip{_s(self.chips)}"
+                return f"at least {sizes}" if self.at_least else sizes
+            case "does not fit":
+                return "does not fit"
+            case "no cores":
+                return "no chip"
+            case _:
+                return "not known" if (self.chips or 1) == 1 else f"at least {self.chips:,} chips"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The line that comes before all others; empty where one chip holds the network, or may."""
+        if not self.reasons:
+            return ()
+        start = "cannot hold this network" if self.verdict == DOES_NOT else "one chip does not hold this network"
+        return (f"{start}: {'; '.join(self.reasons)}",)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self) | {"reasons": list(self.reasons), "text": self.text}
+
+
+def holding(counts: Counts, profile: Profile, fit: Fit | None = None, *, weight_bits: int | None = None) -> Holding:
+    """Judge; without ``fit`` only by the numbers of neurons, of weights and of the bits of one."""
+    if _no_chip(profile):
+        return Holding(verdict=NO_CORES, cores=None, chips=None, at_least=False, reasons=())
+    sizes, chips = tuple(_sizes(counts, profile)), chips_needed(counts, profile)
+    if fit is not None and fit.refusal is not None:
+        error = fit.refusal
+        found = "" if error.found is None else f", found {error.found}"
+        limit = "" if error.limit is None else f", limit {error.limit}"
+        reasons = (f"{error.where}: {error.what}{found}{limit}", *sizes)
+        return Holding(verdict=DOES_NOT, cores=None, chips=chips, at_least=True, reasons=reasons)
+    if fit is None or fit.mapping is None or profile.limits.neurons_per_core is None:
+        wide = tuple(_width(profile, weight_bits))
+        verdict = DOES_NOT if wide else UNKNOWN
+        return Holding(verdict=verdict, cores=None, chips=chips, at_least=True, reasons=(*wide, *sizes))
+    cores, chips, vague = len(fit.mapping.cores), fit.mapping.chips, profile.storage is None
+    many = () if chips == 1 else (f"its {cores:,} cores take {chips:,} chips",)
+    return Holding(verdict=FITS, cores=cores, chips=chips, at_least=vague, reasons=(*many, *sizes))
+
+
+def _s(number: int | None) -> str:
+    return "" if number == 1 else "s"
+
+
+def _no_chip(profile: Profile) -> bool:
+    """Whether the profile describes nothing that could be full."""
+    limits = profile.limits
+    return limits.cores_per_chip is None and limits.neurons_per_core is None and not limits.unknown
+
+
+def _sizes(counts: Counts, profile: Profile) -> Iterator[str]:
+    limits = profile.limits
+    if limits.neurons_per_core is not None and limits.cores_per_chip is not None:
+        room = limits.neurons_per_core * limits.cores_per_chip
+        if counts.neurons > room:
+            yield f"{counts.neurons:,} neurons, {room:,} on a chip"
+    weights = sum(row.weights for row in counts.synapses)
+    if limits.synapses_per_chip is not None and weights > limits.synapses_per_chip:
+        yield f"{weights:,} weights, {limits.synapses_per_chip:,} on a chip"
+
+
+def _width(profile: Profile, weight_bits: int | None) -> Iterator[str]:
+    limit = profile.limits.weight_bits
+    if weight_bits is not None and limit is not None and weight_bits > limit:
+        yield f"weights of {weight_bits} bits, the chip stores {limit}"

@@ -1,0 +1,68 @@
+"""A run on every profile: is it held, by which cores, what did each of them do, and what does that cost?
+
+The target has its mapping from the conversion. The same integers are cut anew over the cores of every other chip whose
+sizes are known, and placed for this run where its mesh is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from avsnn.convert.ir.graph import Graph
+from avsnn.convert.ir.node import Array
+from avsnn.convert.passes.place_cores import place_cores
+from avsnn.deploy.fit import Fit, judge
+from avsnn.deploy.reports.core_counts import CoreCounts, core_counts, messages_sent
+from avsnn.deploy.reports.counts import Counts
+from avsnn.deploy.reports.energy import EnergyReport, price
+from avsnn.deploy.reports.latency import first_answer
+from avsnn.deploy.reports.tally import MemoryWords
+from avsnn.hw_profiles.schema import Profile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prices:
+    """One report per profile, and what cores did on each chip whose cores are known."""
+
+    energy: tuple[EnergyReport, ...]
+    cores: Mapping[str, CoreCounts] = field(default_factory=dict)
+
+
+def prices(
+    graph: Graph,
+    counts: Counts,
+    activity: Mapping[str, Array],
+    profiles: Sequence[Profile],
+    *,
+    words: MemoryWords,
+    mapped: tuple[str, Graph] | None = None,
+) -> Prices:
+    """Price a run on each profile.
+
+    Args:
+        graph: stage ``scheduled``.
+        counts: of the run.
+        activity: inputs and spikes that ``counts`` were made of.
+        profiles: what to price with.
+        words: widths of what is stored.
+        mapped: name of the target and its mapped graph, if it fits.
+    """
+    sent, first = messages_sent(graph, activity), first_answer(graph)
+    reports, cores = [], {}
+    for profile in profiles:
+        judged = judge(graph, profile)
+        on = mapped[1] if mapped is not None and mapped[0] == profile.id else _placed(judged, profile, sent)
+        done = None
+        if on is not None:
+            done = core_counts(on, sent, profile, samples=counts.samples, steps=counts.steps)
+            cores[profile.id] = done
+        reports.append(price(counts, profile, memory=words, cores=done, fit=judged, first=first))
+    return Prices(energy=tuple(reports), cores=cores)
+
+
+def _placed(judged: Fit, profile: Profile, sent: Mapping[str, Array]) -> Graph | None:
+    """The mapped graph in places for this run; None where sizes of memory or places are not known."""
+    if judged.mapped is None or profile.storage is None or profile.mesh is None:
+        return None
+    return place_cores(judged.mapped, profile, sent)[0]
