@@ -6,6 +6,7 @@ comes first in every output.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from avsnn.deploy.fit import DOES_NOT, FITS, NO_CORES, Fit
 from avsnn.deploy.reports.counts import Counts
 from avsnn.deploy.reports.latency import chips_needed
+from avsnn.errors import AvsnnError
 from avsnn.hw_profiles.schema import Profile
 
 UNKNOWN = "not known"
@@ -29,6 +31,7 @@ class Holding:
         chips: that a mapping takes; without one at least so many; None if no size is known.
         at_least: no mapping was made, or one that could not check how full memories are.
         reasons: why it does not fit, and that one chip is not enough.
+        brief: the first of them in a few words, "weight_bits: 8 > 3".
     """
 
     verdict: str
@@ -36,6 +39,7 @@ class Holding:
     chips: int | None
     at_least: bool
     reasons: tuple[str, ...]
+    brief: str = ""
 
     @property
     def text(self) -> str:
@@ -45,7 +49,7 @@ class Holding:
                 sizes = f"{self.cores:,} core{_s(self.cores)}, {self.chips:,} chip{_s(self.chips)}"
                 return f"at least {sizes}" if self.at_least else sizes
             case "does not fit":
-                return "does not fit"
+                return f"no, {self.brief}" if self.brief else "no"
             case "no cores":
                 return "no chip"
             case _:
@@ -56,7 +60,7 @@ class Holding:
         """The line that comes before all others; empty where one chip holds the network, or may."""
         if not self.reasons:
             return ()
-        start = "cannot hold this network" if self.verdict == DOES_NOT else "one chip does not hold this network"
+        start = "cannot hold this network as it is" if self.verdict == DOES_NOT else "one chip cannot hold this network"
         return (f"{start}: {'; '.join(self.reasons)}",)
 
     def to_json(self) -> dict[str, Any]:
@@ -74,14 +78,23 @@ def holding(counts: Counts, profile: Profile, fit: Fit | None = None, *, weight_
         found = "" if error.found is None else f", found {error.found}"
         limit = "" if error.limit is None else f", limit {error.limit}"
         reasons = (f"{error.where}: {error.what}{found}{limit}", *sizes)
-        return Holding(verdict=DOES_NOT, cores=None, chips=chips, at_least=True, reasons=reasons)
+        return Holding(verdict=DOES_NOT, cores=None, chips=chips, at_least=True, reasons=reasons, brief=_brief(error))
     if fit is None or fit.mapping is None or profile.limits.neurons_per_core is None:
         wide = tuple(_width(profile, weight_bits))
         verdict = DOES_NOT if wide else UNKNOWN
-        return Holding(verdict=verdict, cores=None, chips=chips, at_least=True, reasons=(*wide, *sizes))
+        brief = f"weight_bits: {weight_bits} > {profile.limits.weight_bits}" if wide else ""
+        return Holding(verdict=verdict, cores=None, chips=chips, at_least=True, reasons=(*wide, *sizes), brief=brief)
     cores, chips, vague = len(fit.mapping.cores), fit.mapping.chips, profile.storage is None
     many = () if chips == 1 else (f"its {cores:,} cores take {chips:,} chips",)
     return Holding(verdict=FITS, cores=cores, chips=chips, at_least=vague, reasons=(*many, *sizes))
+
+
+def _brief(error: AvsnnError) -> str:
+    """The limit that was met, or the ability that is missing; errors name either in brackets."""
+    if limit := re.fullmatch(r"(.*) \((\w+)\)", str(error.limit)):
+        return f"{limit[2]}: {error.found} > {limit[1]}"
+    ability = re.search(r"\((\w+): ", error.what)
+    return f"{ability[1]} refused" if ability else error.what
 
 
 def _s(number: int | None) -> str:

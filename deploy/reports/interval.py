@@ -11,6 +11,7 @@ from avsnn.hw_profiles.schema import Constant
 
 DIGITS = 2  # no constant here deserves more
 _UNITS = (("J", 1e12), ("mJ", 1e9), ("uJ", 1e6), ("nJ", 1e3), ("pJ", 1.0))
+_TIMES = (("s", 1e9), ("ms", 1e6), ("us", 1e3), ("ns", 1.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,14 +89,28 @@ def format_energy(picojoules: float, *, rounding: str = "nearest") -> str:
     >>> format_energy(1.0935e9), format_energy(1.0905e9, rounding="down"), format_energy(999.0), format_energy(1e6)
     ('1.1 mJ', '1 mJ', '1 nJ', '1 uJ')
     """
-    if picojoules == 0:
-        return "0 pJ"
-    places = DIGITS - 1 - math.floor(math.log10(picojoules))
-    rounded = _round(picojoules, places, rounding)
-    for unit, size in _UNITS:
-        if rounded >= size or unit == "pJ":
+    return _in_units(picojoules, _UNITS, rounding)
+
+
+def format_time(nanoseconds: float, *, rounding: str = "nearest") -> str:
+    """The same for a time.
+
+    >>> format_time(555_515.6), format_time(4e6)
+    ('560 us', '4 ms')
+    """
+    return _in_units(nanoseconds, _TIMES, rounding)
+
+
+def _in_units(value: float, units: tuple[tuple[str, float], ...], rounding: str) -> str:
+    last = units[-1][0]
+    if value == 0:
+        return f"0 {last}"
+    places = DIGITS - 1 - math.floor(math.log10(value))
+    rounded = _round(value, places, rounding)
+    for unit, size in units:
+        if rounded >= size or unit == last:
             return f"{float(f'{rounded / size:.{DIGITS}g}'):g} {unit}"
-    raise AssertionError("pJ is the last unit")
+    raise AssertionError("the last unit takes what is left")
 
 
 def format_interval(interval: Interval) -> str:

@@ -129,7 +129,7 @@ def _busiest(counts: Counts, profile: Profile, cores: CoreCounts | None) -> tupl
         number = cores_of(profile, chips_needed(counts, profile))
         if number is None:
             return None
-        name = f"work spread evenly over {number} cores, as no mapping is known"
+        name = f"even split over {number:,} cores, no mapping"
         longest = took(counts.sop_stored, counts.sop_nonzero, counts.neuron_updates, counts.spikes).scaled(1 / number)
     return name, barrier + longest.scaled(1 / (counts.samples * counts.steps))
 

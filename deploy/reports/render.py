@@ -12,9 +12,8 @@ from rich.text import Text
 from avsnn.deploy.reports.cores import cores_table
 from avsnn.deploy.reports.dense_lines import dense_lines
 from avsnn.deploy.reports.element import readable
-from avsnn.deploy.reports.energy import BANNER
-from avsnn.deploy.reports.interval import format_energy
 from avsnn.deploy.reports.overflow import overflow_lines
+from avsnn.deploy.reports.render_energy import energy_table, time_table
 
 KIB_BITS = 8192
 
@@ -24,7 +23,18 @@ def render_report(report: Mapping[str, Any], timing: Mapping[str, float], consol
     report = readable(report)
     meta = report["meta"]
     console.print(Text(f"{meta['name']} for {meta['target']}, {meta['weight_bits']}-bit weights", style="bold"))
-    parts = (_accuracy, _proofs, _populations, cores_table, _operations, _products, _energy, _capability, _warnings)
+    parts = (
+        _accuracy,
+        _proofs,
+        _populations,
+        cores_table,
+        _operations,
+        _products,
+        energy_table,
+        time_table,
+        _capability,
+        _warnings,
+    )
     for part in parts:
         shown = part(report)
         if shown is not None:
@@ -268,26 +278,6 @@ def _mean(value: int | None, samples: int) -> str:
 
 def _bits(bits: int) -> str:
     return f"{bits:,} bits" if bits < KIB_BITS else f"{bits / KIB_BITS:,.1f} KiB"
-
-
-def _energy(report: Mapping[str, Any]) -> RenderableType:
-    table = _table(f"Energy per sample: {BANNER}", "profile", "dynamic", "interval", "evidence", "scope", "unpriced")
-    silent, notes = [], dict[str, list[str]]()
-    for name, row in report["energy"].items():
-        per_sample = row["dynamic_pj_per_sample"]
-        if per_sample is None:
-            silent.append(name)
-            continue
-        low, high = format_energy(per_sample["lo"], rounding="down"), format_energy(per_sample["hi"], rounding="up")
-        unpriced = ", ".join(dict.fromkeys(item["term"] for item in row["unpriced"])) or "nothing"
-        value, evidence = format_energy(per_sample["value"]), row["evidence"] or ""
-        table.add_row(name, value, f"{low} to {high}", evidence, row["scope"], unpriced)
-        for note in row["warnings"]:
-            notes.setdefault(note, []).append(name)
-    lines = [f"  {', '.join(names)}: {note}" for note, names in notes.items()]
-    if silent:
-        lines.insert(0, f"  not priced, as no energy of an operation is published: {', '.join(silent)}")
-    return Group(table, Text("\n".join(lines))) if lines else table
 
 
 def _capability(report: Mapping[str, Any]) -> RenderableType:

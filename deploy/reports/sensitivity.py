@@ -14,7 +14,8 @@ from typing import Any
 from avsnn.deploy.reports.interval import Interval
 from avsnn.hw_profiles.schema import Constant, Profile
 
-ZEROS = "weights of 0, paid for or skipped"
+ZEROS = "weights of 0"
+"""The name of the policy on them: nobody knows whether the chip pays for them."""
 
 
 @dataclass(frozen=True, kw_only=True)

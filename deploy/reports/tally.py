@@ -152,10 +152,11 @@ class Tally:
     def spikes(self) -> None:
         """Spikes that leave neurons, and their messages to cores, which are known where cores are."""
         self.constant("spike", "spikes sent", "spike_out", self.counts.spikes)
-        if "axon_message" in self.profile.energy_pj:
-            if self.cores is None:
-                return self.skip("spike", f"axon_message: {NO_PLACEMENT}")
-            self.constant("spike", "messages to cores", "axon_message", self.cores.messages)
+        message = self.profile.energy_pj.get("axon_message")
+        if message is not None and message.value is not None and self.cores is None:
+            self.skip("spike", f"axon_message: {NO_PLACEMENT}")
+        elif message is not None:
+            self.constant("spike", "messages to cores", "axon_message", self.cores.messages if self.cores else 0)
 
     def route(self) -> None:
         """Messages that stay in their tile, hops between tiles, steps from chip to chip, as cores are placed."""

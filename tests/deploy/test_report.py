@@ -20,9 +20,10 @@ from avsnn.convert.passes.schedule import depth, schedule
 from avsnn.deploy.capability import capabilities
 from avsnn.deploy.executions import execute_all
 from avsnn.deploy.reports.counts import count
-from avsnn.deploy.reports.energy import price
+from avsnn.deploy.reports.prices import prices
 from avsnn.deploy.reports.render import render_report
 from avsnn.deploy.reports.report import approximations, build_report, warnings
+from avsnn.deploy.reports.tally import MemoryWords
 from avsnn.hw_profiles.profile import load_profile
 
 SHAPE = (4, 3)
@@ -61,10 +62,13 @@ def report() -> dict[str, Any]:
     graph, balances = schedule(network(), delay_steps_max=62)
     x = (np.random.default_rng(6).random((4, 4, *SHAPE)) < 0.4).astype(np.int64)
     activity = wall_clock(graph, {"x": x})
-    counts = count(graph, {"x": x, **activity.spikes}, driven=True)
+    ran = {"x": x, **activity.spikes}
+    counts = count(graph, ran, driven=True)
     record = {"checks": [], "integers_checked": 0, "neurons": [], "agreement": {}}
     record |= {"delays": [asdict(b) for b in balances], "latency_steps": depth(graph) + graph.timesteps}
     loihi2 = load_profile("loihi2")
+    profiles = [load_profile(name) for name in ("loihi2", "loihi1", "cmos45")]
+    priced = prices(graph, counts, ran, profiles, words=MemoryWords(weight_bits=8, state_bits=24))
     return build_report(
         meta={"name": "net", "target": "loihi2", "weight_bits": 8},
         record=record,
@@ -73,7 +77,8 @@ def report() -> dict[str, Any]:
         executions=[],
         accuracy={},
         counts=counts,
-        energy=[price(counts, load_profile(name)) for name in ("loihi2", "loihi1", "cmos45")],
+        energy=priced.energy,
+        cores=priced.cores,
         capabilities=capabilities(graph, loihi2),
     )
 
