@@ -23,7 +23,7 @@ from avsnn.convert.ir.node import Array, Node
 from avsnn.deploy.reports.counts import between_single_neurons
 from avsnn.deploy.reports.dynamic import results
 from avsnn.errors import InputError
-from avsnn.hw_profiles.schema import Profile
+from avsnn.hw_profiles.schema import Mesh, Profile
 
 COUNTED = ("sop_stored", "sop_nonzero", "updates", "spikes", "messages_in", "messages_out")
 """What is counted of each core, over all samples and steps."""
@@ -75,7 +75,7 @@ class CoreCounts:
     """All cores of one chip type in one run.
 
     ``messages``: from core to core, also to itself; ``outside``: messages into cores from inputs, hosts and products
-    on no core. ``routes`` is None where no mesh is known.
+    on no core. ``mesh`` and ``routes`` are None where it is not known where cores are.
     """
 
     profile: str
@@ -85,6 +85,7 @@ class CoreCounts:
     chips: int
     messages: int
     outside: int
+    mesh: Mesh | None
     routes: Routes | None
 
     def to_json(self) -> dict[str, Any]:
@@ -153,6 +154,7 @@ def core_counts(
         chips=1 + max(part.chip for part in parts),
         messages=int(flow.sum()),
         outside=int(taken.sum() - flow.sum()),
+        mesh=profile.mesh,
         routes=None if profile.mesh is None else _routes(parts, flow, profile.mesh.tiles_x, profile.mesh.tiles_y),
     )
 
