@@ -16,10 +16,10 @@ import numpy as np
 
 from avsnn.convert.core_traffic import arriving, messages
 from avsnn.convert.ir import fixed_nodes as fixed
-from avsnn.convert.ir.cores import cut, grid
+from avsnn.convert.ir.cores import cut, grid_of, source_of, wires
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.kernels import conv2d
-from avsnn.convert.ir.node import Array, Node
+from avsnn.convert.ir.node import Array, Node, Shape
 from avsnn.deploy.reports.counts import between_single_neurons
 from avsnn.deploy.reports.dynamic import results
 from avsnn.errors import InputError
@@ -34,7 +34,8 @@ class CoreCount:
     """One core over all samples and steps; ``x`` and ``y`` are those of its tile.
 
     ``messages_in`` arrive from cores and from outside, ``messages_out`` are spikes times the cores that they go to.
-    Sums of a read-out are neurons without updates, as in `avsnn.deploy.reports.rows.Counts`.
+    ``population`` may also be a product that the core makes, or sums for a host; these have no updates, as in
+    `avsnn.deploy.reports.rows.Counts`.
     """
 
     core: int
@@ -141,7 +142,7 @@ def core_counts(
     for axons in mapped.of(fixed.Axons):
         to = mapped[axons.inputs[1]]
         assert isinstance(to, fixed.Slice)
-        taken[to.core] += int(sent[mapped[axons.inputs[0]].inputs[0]].reshape(-1)[arriving(mapped, axons)].sum())
+        taken[to.core] += int(sent[source_of(mapped, axons)].reshape(-1)[arriving(mapped, axons)].sum())
     rows = tuple(
         replace(row, messages_in=int(taken[row.core]), messages_out=int(flow[row.core].sum()))
         for row in _rows(mapped, sent, samples * steps)
@@ -162,28 +163,27 @@ def core_counts(
 def _rows(mapped: Graph, sent: Mapping[str, Array], times: int) -> Iterator[CoreCount]:
     received: dict[str, tuple[Array, Array]] = {}
     for part in mapped.of(fixed.Slice):
-        node = mapped[part.inputs[0]]
-        shape = grid(mapped, node)
-        if node.name not in received:
-            received[node.name] = _received(mapped, node, sent)
-        stored, nonzero = (each.reshape(shape)[cut(shape, (part.first, part.last))] for each in received[node.name])
+        node, shape, box = mapped[part.inputs[0]], grid_of(mapped, part), (part.first, part.last)
+        if part.unit not in received:
+            received[part.unit] = _received(mapped, wires(mapped, node, part.group), shape, sent)
+        stored, nonzero = (each.reshape(shape)[cut(shape, box)] for each in received[part.unit])
         own = isinstance(node, fixed.FixedLIF)
-        spikes = sent[node.name].reshape(shape)[cut(shape, (part.first, part.last))] if own else np.zeros(1, np.int64)
+        spikes = sent[node.name].reshape(shape)[cut(shape, box)] if own else np.zeros(1, np.int64)
         yield CoreCount(
-            core=part.core, population=node.name, chip=part.chip, x=part.x, y=part.y, sop_stored=int(stored.sum()),
+            core=part.core, population=part.unit, chip=part.chip, x=part.x, y=part.y, sop_stored=int(stored.sum()),
             sop_nonzero=int(nonzero.sum()), updates=math.prod(part.shape) * times if own else 0,
             spikes=int(spikes.sum()), messages_in=0, messages_out=0,
         )  # fmt: skip
 
 
-def _received(graph: Graph, node: Node, sent: Mapping[str, Array]) -> tuple[Array, Array]:
+def _received(graph: Graph, sources: tuple[Node, ...], shape: Shape, sent: Mapping[str, Array]) -> tuple[Array, Array]:
     """Synaptic operations that end in each neuron: over stored connections, and over those that are not 0."""
-    stored = nonzero = np.zeros(math.prod(node.shape), dtype=np.int64)
-    for wire in graph.sources(node):
+    stored = nonzero = np.zeros(math.prod(shape), dtype=np.int64)
+    for wire in sources:
         if isinstance(wire, fixed.Synapse):
-            into = operations(wire, sent[wire.inputs[0]])
-            nonzero = nonzero + into[1].ravel()
-            stored = stored + into[between_single_neurons(wire, graph)].ravel()
+            all_of_them, not_zero = operations(wire, sent[wire.inputs[0]])
+            nonzero = nonzero + not_zero.ravel()
+            stored = stored + (not_zero if between_single_neurons(wire, graph) else all_of_them).ravel()
     return stored, nonzero
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from avsnn.convert.core_traffic import arriving, owners
 from avsnn.convert.ir import fixed_nodes as fixed
-from avsnn.convert.ir.fixed_interpreter import wall_clock
+from avsnn.convert.ir.fixed_interpreter import to_integers, wall_clock
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array
 from avsnn.convert.passes.map_cores import map_cores
@@ -23,7 +23,9 @@ from avsnn.deploy.reports.counts import Counts, count
 from avsnn.errors import InputError
 from avsnn.hw_profiles.profile import Profile
 from tests.chips import chip
+from tests.convert.mutants import NETWORKS
 from tests.convert.test_map_cores import events, layers
+from tests.convert.test_product_demand import scheduled
 
 
 def ran(graph: Graph, profile: Profile) -> tuple[Graph, dict[str, Array], Counts, CoreCounts]:
@@ -51,6 +53,23 @@ def test_cores_add_up_to_the_counts_of_the_network(seed: int, neurons: int, grou
     assert total["messages_out"] == cores.messages
     assert total["messages_in"] == cores.messages + cores.outside
     assert cores.outside > 0, "events come from outside"
+
+
+@pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"apart", "wide"}))  # one has no integers, one is slow
+def test_cores_with_products_and_sums_for_hosts_add_up_as_well(name: str) -> None:
+    graph, data = scheduled(name)
+    profile = chip(neurons_per_core=20)
+    integers = to_integers(graph, data)
+    activity = {**integers, **wall_clock(graph, integers).spikes}
+    counts, sent = count(graph, activity), messages_sent(graph, activity)
+    mapped, _ = place_cores(map_cores(graph, profile)[0], profile, sent)
+    cores = core_counts(mapped, sent, profile, samples=counts.samples, steps=counts.steps)
+    total = {field: sum(getattr(core, field) for core in cores.cores) for field in COUNTED}
+    assert total["sop_stored"] == counts.sop_stored > 0
+    assert total["sop_nonzero"] == counts.sop_nonzero
+    assert (total["updates"], total["spikes"]) == (counts.neuron_updates, counts.spikes)
+    assert total["messages_in"] == cores.messages + cores.outside
+    assert total["messages_out"] == cores.messages > 0
 
 
 def test_synaptic_operations_of_each_core_one_weight_at_a_time() -> None:
