@@ -6,12 +6,7 @@ import csv
 import io
 import json
 import re
-import shutil
-import struct
-import subprocess
-import zlib
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -28,10 +23,8 @@ from avsnn.deploy.reports.html_spikes import HISTOGRAM
 from avsnn.deploy.reports.render import render_report
 from avsnn.deploy.reports.svg import WIDTH, decades, linear, round_step
 from avsnn.train.proportion import PairedDifference, Proportion
+from tests.hostile import EVIL, poisoned
 
-EVIL = "</script><img src=x onerror=alert(1)>"
-KEYED = ("stages", "differences", "energy", "by_answer", "compared", "margins")  # objects that names are the keys of
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 VOID = ("meta",)
 
 
@@ -66,19 +59,6 @@ class Page(HTMLParser):
         self.text += data
         if self.open[-1:] == ["figcaption"]:
             self.captions.append(data)
-
-
-def poisoned(value: Any, key: str = "", evil: str = EVIL) -> Any:
-    """The same report, in which every text begins like an attack."""
-    match value:
-        case dict():
-            names = (f"{evil}{name}" if key in KEYED and "value" not in value else name for name in value)
-            return dict(zip(names, (poisoned(part, name, evil) for name, part in value.items()), strict=True))
-        case list():
-            return [poisoned(part, "", evil) for part in value]
-        case str():
-            return evil + value
-    return value
 
 
 def test_a_page_is_well_formed_and_every_chart_has_drawn(report: dict[str, Any]) -> None:
@@ -309,50 +289,3 @@ def test_bundles_side_by_side(report: dict[str, Any]) -> None:
     assert lines["energy per sample, loihi1"][-2:] == ["not", "asked"]
     assert "Accuracies are of different samples" in out.getvalue()
     assert "Counts are of different samples" not in out.getvalue()
-
-
-# A real browser
-
-
-@pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="no Chromium here")
-def test_a_browser_draws_the_page_without_complaint(report: dict[str, Any], tmp_path: Path) -> None:
-    """Also when every name attacks; and a page that does run a script is noticed, so silence means something."""
-    page = render_html(poisoned(report), digest="")
-    complaints, lines = opened(tmp_path / "evil", page)
-    assert complaints == []
-    assert len(set(lines)) > 20, "a blank page has one line"
-    guarded = page.replace("</body>", "<script>console.error(1)</script></body>")
-    complaints, _ = opened(tmp_path / "guarded", guarded)
-    assert any("Content Security Policy" in line for line in complaints)
-    _, lines = opened(tmp_path / "blank", "<!DOCTYPE html><html></html>")
-    assert len(set(lines)) <= 2
-
-
-def opened(folder: Path, page: str) -> tuple[list[str], list[bytes]]:
-    """What the console says of a page, and the lines of its picture."""
-    folder.mkdir()
-    (folder / "page.html").write_text(page, encoding="utf-8")
-    browser = next(filter(None, map(shutil.which, BROWSERS)))
-    options = ["--headless", "--disable-gpu", "--no-sandbox", "--hide-scrollbars", "--window-size=900,1600"]
-    options += ["--enable-logging=stderr", f"--screenshot={folder / 'page.png'}", f"--user-data-dir={folder / 'user'}"]
-    done = subprocess.run(
-        [browser, *options, (folder / "page.html").as_uri()], capture_output=True, text=True, timeout=120, check=True
-    )
-    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return said, picture_lines((folder / "page.png").read_bytes())
-
-
-def picture_lines(png: bytes) -> list[bytes]:
-    """Rows of a PNG as its filters left them; rows that differ from those above are not all alike."""
-    assert png.startswith(b"\x89PNG\r\n\x1a\n")
-    at, header, packed = 8, b"", b""
-    while at < len(png):
-        (length,) = struct.unpack(">I", png[at : at + 4])
-        kind, body = png[at + 4 : at + 8], png[at + 8 : at + 8 + length]
-        header, packed = (body, packed) if kind == b"IHDR" else (header, packed + body * (kind == b"IDAT"))
-        at += 12 + length
-    width, height, depth, colour = struct.unpack(">IIBB", header[:10])
-    assert (depth, height) == (8, 1600)
-    row = 1 + width * {2: 3, 6: 4}[colour]
-    raw = zlib.decompress(packed)
-    return [raw[k * row : (k + 1) * row] for k in range(height)]
