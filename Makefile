@@ -1,9 +1,10 @@
 # avsnn: set-up, tests and the demonstration. `make` alone lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-all check train-tiny verify-all tables golden clean
+.PHONY: help setup demo test test-slow test-all check train-tiny verify-all tables counters golden clean
 
 CORE := .venv
 LAVA := .venv-lava
+COUNTERS := .venv-counters
 RUN := $(CORE)/bin/python
 WHEELS := .cache/wheels
 # Any core interpreter from 3.10 to 3.13: make setup PYTHON=python3.12
@@ -78,6 +79,15 @@ tables: setup ## train and measure everything that the README's tables show (hou
 	$(RUN) benchmarks/pilotnet_energy.py --json benchmarks/pilotnet_energy.json
 	$(RUN) benchmarks/reference_presets.py
 	$(RUN) benchmarks/readme_tables.py
+
+counters: setup $(COUNTERS)/.complete ## compare counts with SpikingJelly's, NeuroBench's and sinabs' (Python 3.11 and later)
+	PYTHONPATH=src $(COUNTERS)/bin/python benchmarks/counters.py
+
+$(COUNTERS)/.complete: requirements/core.txt requirements/counters.txt
+	test -x $(COUNTERS)/bin/python || $(PYTHON) -m venv $(COUNTERS)
+	$(COUNTERS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/core.txt
+	$(COUNTERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/counters.txt
+	touch $@
 
 golden: setup ## rewrite the golden files after a wanted change
 	$(RUN) -m pytest -q tests --update-golden
