@@ -26,10 +26,12 @@ KEYS_OF: Mapping[str, frozenset[str]] = {
         {"sop", "neuron_update", "neuron_active", "neuron_inactive", "spike_out", "barrier", "tick", "link"}
     ),
     "literature_pj": frozenset({"ac", "mac"}),
+    "mac_pj": frozenset(schema.MAC_SCOPES),
 }
 """Constants that a profile may hold, by table."""
 UNIT_OF = {
-    "energy_pj": "pj", "power_mw": "mw", "time_ns": "ns", "literature_pj": "pj", "memory": "pj", "storage": "bits",
+    "energy_pj": "pj", "power_mw": "mw", "time_ns": "ns", "literature_pj": "pj", "mac_pj": "pj", "memory": "pj",
+    "storage": "bits",
 }  # fmt: skip
 """Unit of the numbers of a table."""
 

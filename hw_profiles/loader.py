@@ -18,10 +18,14 @@ SCHEMA_VERSION = 1
 SECTIONS = {
     "schema": True, "chip": True, "limits": True, "policy": True, "formats": False, "capabilities": False,
     "storage": False, "mesh": False, "energy_pj": False, "power_mw": False, "time_ns": False,
-    "literature_pj": False, "memory": False,
+    "literature_pj": False, "mac_pj": False, "memory": False,
     "operating_point": False, "measurement": False, "source": True,
 }  # fmt: skip
-"""Top level keys; True marks those that every profile has."""
+"""Top level keys; True marks those that every profile of a chip has."""
+
+OF_COMPARATORS = frozenset({"schema", "chip", "mac_pj", "source"})
+"""What a profile consists of that only compares: all of these and nothing else."""
+NO_POLICY = schema.Policy(neuron_update="tick", zero_weight_skip="never", scope="per_term", inside=frozenset())
 
 TERM_OF: Mapping[str, str] = {
     "sop": "sop", "neuron_update": "update", "neuron_active": "update", "neuron_inactive": "update",
@@ -72,8 +76,10 @@ class _Reader(ConstantChecks):
 
     def profile(self, table: dict[str, Any], path: str, sha256: str) -> schema.Profile:
         """Every part as far as it can be read; a profile if nothing is wrong with any of them."""
+        given = table.get("chip", {})
+        compares = isinstance(given, dict) and given.get("uses") == ["comparator"]
         with self.part():
-            self.keys("", table, SECTIONS)
+            self.keys("", table, SECTIONS | ({"limits": False, "policy": False} if compares else {}))
         if table.get("schema", SCHEMA_VERSION) != SCHEMA_VERSION:
             self.fail("schema", "unknown schema version", table["schema"], SCHEMA_VERSION)
         self.sources = self.read_sources(table)
@@ -82,13 +88,14 @@ class _Reader(ConstantChecks):
         if chip and target != ("formats" in table):
             found = "present" if "formats" in table else "missing"
             self.problem("formats", "goes together with use 'target'", found)
+        self.check_comparator(table, chip.get("uses", ()))
         abilities = self.section(table, "capabilities", lambda entry: self.capabilities(entry, complete=target))
         if target and "capabilities" not in table:
             self.problem("capabilities", "missing, and a target answers for every kind")
-        limits = self.section(table, "limits", self.limits)
+        limits = schema.Limits.none() if compares else self.section(table, "limits", self.limits)
         parts: dict[str, Any] = {
             "limits": limits,
-            "policy": self.section(table, "policy", self.policy),
+            "policy": NO_POLICY if compares else self.section(table, "policy", self.policy),
             "formats": self.section(table, "formats", self.formats),
             "storage": self.section(table, "storage", self.storage),
             "mesh": self.section(table, "mesh", lambda entry: self.mesh(entry, limits)),
@@ -97,6 +104,7 @@ class _Reader(ConstantChecks):
             "power_mw": self.constants("power_mw", table),
             "time_ns": self.constants("time_ns", table),
             "literature": self.constants("literature_pj", table),
+            "mac_pj": self.constants("mac_pj", table),
             "memories": self.section(table, "memory", self.memories) or (),
             "measurements": self.section(table, "measurement", self.measurements) or (),
         }
@@ -106,6 +114,18 @@ class _Reader(ConstantChecks):
             raise AbandonedError
         parts["capabilities"], parts["capability_reasons"] = abilities or ({}, {})
         return schema.Profile(**chip, **parts, sources=self.sources, path=path, sha256=sha256)
+
+    def check_comparator(self, table: dict[str, Any], uses: tuple[str, ...]) -> None:
+        """Prices of products go together with their use, two of them at least; who only compares has nothing else."""
+        for key in sorted(set(table) & set(SECTIONS) - OF_COMPARATORS) if uses == ("comparator",) else ():
+            self.problem(key, "a comparator prices products of ordinary networks and nothing else", key)
+        if uses and ("comparator" in uses) != ("mac_pj" in table):
+            found = "present" if "mac_pj" in table else "missing"
+            self.problem("mac_pj", "goes together with use 'comparator'", found)
+        prices = table.get("mac_pj", {})
+        if isinstance(prices, dict) and prices and not {"peak", "batch1"} <= set(prices):
+            what = "a comparator has two prices at least, peak and batch1: one alone says nothing"
+            self.problem("mac_pj", what, ", ".join(sorted(prices)))
 
     def check_scope(self, parts: Mapping[str, Any], has_point: bool, voltage_v: float | None) -> None:
         """A constant already held by another's scope is refused; a scope tied to one point must name the point."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from avsnn.errors import InputError, ProfileError
 from avsnn.hw_profiles.formats import Bits, WeightGrid, signed_core_grid
@@ -60,7 +61,15 @@ spikes, spike counts scaled to length 1, layer norms and gains of sums that a st
 the last synapse's output."""
 
 GRANULARITIES = ("population", "group", "neuron")
-USES = ("target", "pricing")
+USES = ("target", "pricing", "comparator")
+"""What a profile is for: a network is converted for it, spikes are priced with it, or ordinary networks are."""
+
+MAC_SCOPES: Mapping[str, str] = {
+    "peak": "rated power over rated operations, every unit busy",
+    "batch1": "one sample at a time, power above idle",
+    "batch1_total": "one sample at a time, all power of the device",
+}
+"""Prices of a multiply-accumulate on a comparator, and what power is in them. One is not to be printed alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +118,12 @@ class Limits:
     fan_in_max: int | None
     unknown: tuple[str, ...] = ()
     evidence: Mapping[str, Constant] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def none(cls) -> Limits:
+        """Of what is no chip."""
+        values: dict[str, Any] = {n: None for n in cls.__dataclass_fields__ if n not in ("unknown", "evidence")}
+        return cls(**values)
 
 
 AXON_SHARING = ("core", "position", "neuron")
@@ -231,6 +246,7 @@ class Profile:
     ``storage`` and ``mesh`` are None where nothing is known of them.
     ``energy_pj``, ``power_mw``, ``time_ns`` and ``literature`` hold constants by key; a missing key means that the
     chip has no such event, a `Constant` without value that nobody published it. Neither is priced as zero.
+    ``mac_pj`` is what a comparator takes for one product of an ordinary network, by `MAC_SCOPES`.
     """
 
     id: str
@@ -251,6 +267,7 @@ class Profile:
     power_mw: Mapping[str, Constant]
     time_ns: Mapping[str, Constant]
     literature: Mapping[str, Constant]
+    mac_pj: Mapping[str, Constant] = field(default_factory=dict)
     memories: tuple[SramSize, ...]
     operating_point: OperatingPoint | None
     measurements: tuple[Measurement, ...]
@@ -326,11 +343,17 @@ class Profile:
             self.power_mw,
             self.time_ns,
             self.literature,
+            self.mac_pj,
             {str(i): memory.access_pj for i, memory in enumerate(self.memories)},
             self.limits.evidence,
             {} if self.storage is None else {k: c for k, c in vars(self.storage).items() if isinstance(c, Constant)},
         )
         return {constant.name: constant for table in tables for constant in table.values()}
+
+    @property
+    def only_compares(self) -> bool:
+        """Whether it is no chip for spikes at all."""
+        return self.uses == ("comparator",)
 
     def _not_a_target(self) -> ProfileError:
         return ProfileError(

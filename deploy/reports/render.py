@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from avsnn.deploy.reports.comparators import comparators_table
 from avsnn.deploy.reports.cores import cores_table
 from avsnn.deploy.reports.dense_lines import dense_lines
 from avsnn.deploy.reports.element import readable
@@ -32,6 +33,7 @@ def render_report(report: Mapping[str, Any], timing: Mapping[str, float], consol
         _products,
         energy_table,
         time_table,
+        comparators_table,
         _capability,
         _warnings,
     )

@@ -69,13 +69,10 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
     if silent:
         lines.append(f"  not priced, as no energy of an operation is published: {', '.join(silent)}")
     lines += [f"  {', '.join(names)}: {note}" for note, names in notes.items()]
-    papers = {(row["literature"]["name"], row["literature"]["energy_pj"] / row["samples"]) for row in _papers(report)}
-    lines += [f"  {name}: {format_energy(energy)}, an estimate of no chip" for name, energy in sorted(papers)]
+    if (papers := report.get("literature")) is not None:  # reports of older bundles have none
+        rated = f"{format_energy(papers['rate_flops_pj_per_sample'])} by rate x FLOPs"
+        lines.append(f"  {papers['name']}: {format_energy(papers['pj_per_sample'])}, {rated}; an estimate of no chip")
     return lines
-
-
-def _papers(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [row for row in report["energy"].values() if row.get("literature")]
 
 
 def time_table(report: Mapping[str, Any]) -> RenderableType | None:

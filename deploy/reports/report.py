@@ -20,13 +20,16 @@ from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array
 from avsnn.convert.ir.windows import windows
 from avsnn.deploy.capability import Capability
+from avsnn.deploy.reports.comparators import compared_json
 from avsnn.deploy.reports.core_counts import CoreCounts
 from avsnn.deploy.reports.counts import Counts
 from avsnn.deploy.reports.dense import dense_order
 from avsnn.deploy.reports.energy import EnergyReport
 from avsnn.deploy.reports.latency import first_answer
+from avsnn.deploy.reports.literature import literature_json
 from avsnn.deploy.reports.sampled import RATE_EDGES, by_rate, by_step, raster
 from avsnn.deploy.reports.twin import ann_twin
+from avsnn.hw_profiles.schema import Profile
 from avsnn.train.proportion import PairedDifference, Proportion
 
 SCHEMA = 1
@@ -44,6 +47,7 @@ def build_report(
     counts: Counts,
     energy: Iterable[EnergyReport],
     cores: Mapping[str, CoreCounts] | None = None,
+    comparators: Sequence[Profile] = (),
     capabilities: Sequence[Capability],
 ) -> dict[str, Any]:
     """Put the parts together.
@@ -58,9 +62,11 @@ def build_report(
         counts: operations of the compared samples.
         energy: one report per profile.
         cores: what each core did, by profile, where cores are known.
+        comparators: devices that the same network without spikes is priced on.
         capabilities: the target's answer per node.
     """
     steps = windows(graph)
+    dense, twin = dense_order(graph), ann_twin(graph, weight_bits=meta["weight_bits"])
     return {
         "schema": SCHEMA,
         "meta": dict(meta),
@@ -88,8 +94,10 @@ def build_report(
             "nodes": [asdict(c) for c in capabilities],
         },
         "counts": counts.to_json(),
-        "dense": dense_order(graph).to_json(),
-        "twin": ann_twin(graph, weight_bits=meta["weight_bits"]).to_json(),
+        "dense": dense.to_json(),
+        "twin": twin.to_json(),
+        "literature": literature_json(counts, graph),
+        "comparators": compared_json(comparators, {"dense": dense.macs, "twin": twin.macs}),
         "warnings": warnings(counts, capabilities) + resting(graph) + approximations(record),
         "core_counts": {name: found.to_json() for name, found in (cores or {}).items()},
         "energy": {report.profile: report.to_json() for report in energy},

@@ -235,7 +235,6 @@ def test_a_chip_that_cannot_hold_the_network_says_so_first_in_every_output(every
     assert "odin" not in above
     assert "weight_bits: 5 > 3" in below
     assert "not priced, as no energy of an operation is published: xylo" in below
-    assert text.count("literature convention") == 1
 
 
 def test_neurons_and_widths_are_enough_to_rule_a_chip_out() -> None:
@@ -313,7 +312,6 @@ def test_reports_of_older_bundles_are_shown_without_what_they_did_not_count(ever
     for row in table["energy"].values():
         for key in ("holds", "sensitivity", "pace", "energy_delay"):
             del row[key]
-        row["literature"] = None
         for share in row["static"]:
             del share["kind"]
         for key in ("sets", "per_step_ns", "unknown"):
@@ -321,7 +319,6 @@ def test_reports_of_older_bundles_are_shown_without_what_they_did_not_count(ever
     text = shown(energy_table(table))
     assert "odin" in text
     assert "Chips that cannot hold" not in text
-    assert "literature" not in text
     times = shown(time_table(table))
     assert times.count("not counted") == 3 * 4
     assert "lower bound" in times

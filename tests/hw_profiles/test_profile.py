@@ -24,9 +24,10 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_the_shipped_profiles() -> None:
-    assert len(profile_names()) == 19
+    assert len(profile_names()) == 22
     assert profile_names("target") == ("cpu", "loihi2")
-    assert set(profile_names()) - set(profile_names("pricing")) == {"cpu"}
+    assert profile_names("comparator") == ("cpu-xeon", "gpu-a100", "jetson-orin-nano")
+    assert set(profile_names()) - set(profile_names("pricing")) == {"cpu", *profile_names("comparator")}
 
 
 def test_chips_without_a_published_price_of_an_operation_have_none() -> None:
@@ -50,7 +51,7 @@ def test_every_number_has_a_source_a_tag_and_an_interval(name: str) -> None:
     profile = load_profile(name)
     assert profile.id == name
     constants = profile.constants()
-    assert len(constants) >= 17
+    assert len(constants) >= (3 if profile.only_compares else 17)
     for constant in constants.values():
         assert constant.source, constant.name
         assert set(constant.source) <= set(profile.sources), constant.name
@@ -119,9 +120,9 @@ def test_null_is_not_zero() -> None:
 
 
 def test_unknown_names_list_the_known_ones() -> None:
-    with pytest.raises(ProfileError, match="cmos45, cmos7, cpu, darwin3"):
+    with pytest.raises(ProfileError, match="cmos45, cmos7, cpu-xeon, cpu, darwin3"):
         load_profile("loihi3")
-    with pytest.raises(ProfileError, match="limit target, pricing"):
+    with pytest.raises(ProfileError, match="limit target, pricing, comparator"):
         profile_names("training")
 
 

@@ -188,7 +188,8 @@ def _counter_example(args: argparse.Namespace) -> Iterator[None]:
 def _priced(names: str | None, target: Profile) -> list[Profile]:
     """The profiles that are named; else all that are shipped, and the target in the place of one of its name."""
     if names is None:
-        shipped = {name: load_profile(name) for name in profile_names("pricing")}
+        priced = (*profile_names("pricing"), *profile_names("comparator"))
+        shipped = {name: load_profile(name) for name in priced}
         return list((shipped | ({target.id: target} if "pricing" in target.uses else {})).values())
     found = [load_profile(name) for name in names.split(",") if name]
     ids = [profile.id for profile in found]
@@ -206,7 +207,8 @@ def _report(
     mapped = (profile.id, bundle.graph("mapped")) if "mapped" in bundle.graphs else None
     ran = {**done.inputs, **done.activity.spikes}
     counts = count(scheduled, ran, driven=True)
-    priced = prices(scheduled, counts, ran, profiles, words=words, mapped=mapped)
+    chips = [each for each in profiles if not each.only_compares]
+    priced = prices(scheduled, counts, ran, chips, words=words, mapped=mapped)
     return build_report(
         meta=bundle.meta,
         record=bundle.record,
@@ -217,6 +219,7 @@ def _report(
         counts=counts,
         energy=priced.energy,
         cores=priced.cores,
+        comparators=[each for each in profiles if "comparator" in each.uses],
         capabilities=capabilities(scheduled, profile),
     )
 

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     """Judge and show."""
     check_count("--chips", args.chips)
     names = profile_names() if args.profiles is None else [name for name in args.profiles.split(",") if name]
-    profiles = [load_profile(name) for name in names]
+    profiles = [each for each in map(load_profile, names) if args.profiles is not None or not each.only_compares]
     if not profiles:
         raise InputError("no profile", where="--profiles", limit=", ".join(profile_names()))
     graph = _graph(args)

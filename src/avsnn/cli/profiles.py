@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from avsnn.errors import ProfileError
 from avsnn.hw_profiles.profile import Constant, Profile, examine, load_profile, profile_json, profile_names
+from avsnn.hw_profiles.schema import MAC_SCOPES
 
 _EXAMPLE = """\
 examples:
@@ -86,12 +87,13 @@ def _lines(profile: Profile) -> Iterator[str]:
     voltage = "" if profile.voltage_v is None else f", {profile.voltage_v:g} V"
     yield f"{profile.id}: {profile.title}"
     yield f"vendor {profile.vendor}, node {profile.node}{voltage}, used for {', '.join(profile.uses)}"
-    yield f"scope of the constants: {profile.policy.scope}" + (
-        f" (inside them: {', '.join(sorted(profile.inside))})" if profile.inside else ""
-    )
-    if profile.operating_point is not None:
-        yield f"taken at: {profile.operating_point.network}"
-    yield from _limits(profile)
+    if not profile.only_compares:
+        yield f"scope of the constants: {profile.policy.scope}" + (
+            f" (inside them: {', '.join(sorted(profile.inside))})" if profile.inside else ""
+        )
+        if profile.operating_point is not None:
+            yield f"taken at: {profile.operating_point.network}"
+        yield from _limits(profile)
     if profile.formats is not None:
         yield "\nformats"
         signs = "sign mode per weight group" if profile.formats.weight_sign_modes else "plain signed weights"
@@ -105,6 +107,9 @@ def _lines(profile: Profile) -> Iterator[str]:
     tables = (("energy, pJ", profile.energy_pj), ("power, mW", profile.power_mw), ("time, ns", profile.time_ns))
     for title, table in (*tables, ("literature convention, pJ (never a headline)", profile.literature)):
         yield from _constants(title, table)
+    if profile.mac_pj:
+        powers = {f"{key} ({MAC_SCOPES[key]})": constant for key, constant in profile.mac_pj.items()}
+        yield from _constants("multiply-accumulate of an ordinary network, pJ", powers)
     if profile.memories:
         yield "\nmemory, pJ per access"
         for memory in profile.memories:
