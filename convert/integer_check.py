@@ -399,4 +399,8 @@ def _against_fractions(
                 exact = exact - limit * fires
             case _:
                 owed = limit * fires
+        # one that differs is judged; where it went on, a spike too few could carry it out of its state
+        over = differs[:, None]
+        exact, drive, owed = (np.where(differs, 0, x) for x in (exact, drive, owed))
+        u, v, spikes = np.where(over, 0, u), np.where(over, 0, v), spikes & ~over
     return NeuronCheck(population=node.name, windows=SEQUENCES, ties=int(tied.sum()), mismatches=int(differs.sum()))

@@ -102,6 +102,24 @@ def test_a_scale_that_puts_the_threshold_on_an_integer_is_named(done: tuple[Grap
         check_neurons(FOLDED, graph, (scales[0], plain, *scales[2:]))
 
 
+@pytest.mark.parametrize("reset", ["subtract", "subtract_delayed"])
+def test_a_missing_tie_rule_shows_at_large_thresholds_before_a_spike_too_few_leaves_the_state(
+    done: tuple[Graph, tuple[Scale, ...]], reset: str
+) -> None:
+    """The control of the check, at thresholds close to half the state: two currents that just fire do not fit in it."""
+    graph, scales = done
+    node, real, h = graph["p1"], FOLDED["p1"], 57_552
+    assert isinstance(node, fixed.FixedLIF)
+    assert isinstance(real, ir.LIF)
+    tie = 0.5
+    large = replace(node, threshold_mant=h, decay_v=0, reset=reset, subtract=round((h + tie) * 64))
+    scale = replace(scales[1], scale=(h + tie) / float(real.threshold / real.gain), tie=tie)
+    folded = swap(FOLDED, replace(real, decay=1.0, reset=reset))
+    (check,) = check_neurons(folded, swap(graph, large), (scale,))
+    assert not check.mismatches
+    assert check.ties
+
+
 def test_a_neuron_that_keeps_its_current_is_named(done: tuple[Graph, tuple[Scale, ...]]) -> None:
     graph, scales = done
     node = graph["p2"]
