@@ -72,8 +72,9 @@ class _Loop:
 
     def synapse(self, node: ir.Synapse) -> None:
         source = self.graph[node.inputs[0]]
-        ends = (source, *self.graph.readers[node.name])
-        single = any(isinstance(end, ir.FixedLIF) and end.role == "coincidence" for end in ends)
+        single = getattr(source, "role", "") == "coincidence"
+        for reader in self.graph.readers[node.name]:
+            single |= getattr(reader, "role", "") in ("coincidence", "relay")
         wires = connections(node, source.shape, stored_zeros=not single)
         shifts = [int(exp) for exp in node.row_exp]
         per_row = math.prod(node.shape) // len(shifts)

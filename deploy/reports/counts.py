@@ -3,8 +3,8 @@
 One synaptic operation (SOP) is one non-zero message arriving over one connection. ``stored`` counts every existing
 connection, ``nonzero`` only those whose quantised weight is not 0; a chip pays for one or the other. Operations of
 products (attention) are no SOPs and are counted apart, see `avsnn.deploy.reports.dynamic`. Where coincidences of stock
-neurons stand for a product, their connections are those of weight 1: zeros of such a matrix are stored nowhere. Nothing
-here is derived from mean rates, and nothing is a float.
+neurons stand for a product, and where a relay repeats a neuron, connections are those whose weight is not 0: zeros of
+such a matrix are stored nowhere. Nothing here is derived from mean rates, and nothing is a float.
 """
 
 from __future__ import annotations
@@ -144,26 +144,29 @@ def _check_messages(graph: Graph, node: Node, array: Array) -> int:
 def _synapse(node: Synapse, graph: Graph, seen: _Seen) -> SynapseCount:
     source = graph[node.inputs[0]]
     stored, nonzero = fanout(node, source.shape)
+    kept = np.ones(node.weight_mant.shape, bool)
     if between_single_neurons(node, graph):
-        stored = nonzero
+        stored, kept = nonzero, node.weight_mant != 0
     events, graded = _events(source, seen)
     by_sample = tuple(_weighted(row, stored) for row in events)
+    graded_by_sample = tuple(_weighted(row, stored) for row in graded)
     return SynapseCount(
         name=node.name,
         source=source.name,
         targets=tuple(reader.name for reader in graph.readers[node.name]),
         role=role_of(node, graph),
-        weights=node.weight_mant.size,
+        weights=int(np.count_nonzero(kept)),
         connections=int(stored.sum()),
         connections_nonzero=int(nonzero.sum()),
         events=int(events.sum()),
         events_graded=int(graded.sum()),
         sop_stored=sum(by_sample),
         sop_nonzero=_weighted(events.sum(axis=0), nonzero),
-        sop_graded=_weighted(graded.sum(axis=0), stored),
+        sop_graded=sum(graded_by_sample),
         sop_by_sample=by_sample,
+        graded_by_sample=graded_by_sample,
         payload_bits=payload_bits(source, graph),
-        groups=tuple((exp, node.weight_mant[node.row_exp == exp].size) for exp in node.exponents),
+        groups=tuple((exp, int(np.count_nonzero(kept[node.row_exp == exp]))) for exp in node.exponents),
     )
 
 
@@ -191,13 +194,16 @@ def _product(node: Product, graph: Graph, seen: _Seen, samples: int) -> ProductC
 def _population(node: FixedLIF, graph: Graph, seen: _Seen, driven: bool, times: int) -> PopulationCount:
     neurons = math.prod(node.shape)
     spikes = seen.activity.get(node.name)
+    sent = seen.messages[node.name] if spikes is None else _count(spikes != 0)
+    by_sample = tuple(int(each.sum()) for each in sent)
     return PopulationCount(
         name=node.name,
         role=node.role,
         neurons=neurons,
         updates=neurons * times,
         driven=_driven(node, graph, seen) if driven else None,
-        spikes=int(seen.messages[node.name].sum() if spikes is None else np.count_nonzero(spikes)),
+        spikes=sum(by_sample),
+        spikes_by_sample=by_sample,
     )
 
 
@@ -243,9 +249,10 @@ def _driven(node: FixedLIF, graph: Graph, seen: _Seen) -> int:
 
 
 def between_single_neurons(node: Synapse, graph: Graph) -> bool:
-    """Whether a 0 in its matrix is no connection at all: what leads to coincidences, and adds them up."""
-    ends = (graph[node.inputs[0]], *graph.readers[node.name])
-    return any(isinstance(end, FixedLIF) and end.role == "coincidence" for end in ends)
+    """Whether a 0 in its matrix is no connection at all: to coincidences, from them, and from a neuron to its relay."""
+    roles = {end.role for end in graph.readers[node.name] if isinstance(end, FixedLIF)}
+    source = graph[node.inputs[0]]
+    return bool(roles & {"coincidence", "relay"}) or (isinstance(source, FixedLIF) and source.role == "coincidence")
 
 
 def role_of(node: Synapse, graph: Graph) -> str:

@@ -194,8 +194,8 @@ def _operations(report: Mapping[str, Any]) -> RenderableType:
         "",
     )
     lines = [
-        f"SOP stored per sample: {spread['min']:,} to {spread['max']:,}, median {spread['median']:,}" + _graded(counts),
-        f"neuron updates per sample: {total['neuron_updates'] / samples:,.0f}, "
+        f"SOP stored per sample: {_range(spread)}" + _graded(counts),
+        f"{_spikes(counts)}neuron updates per sample: {total['neuron_updates'] / samples:,.0f}, "
         f"of which driven {(total['driven'] or 0) / samples:,.0f}; neurons {total['neurons']:,}",
         f"on the host, once per sample: {_host_macs(counts, False) / samples:,.0f} multiply-accumulates (first layers)"
         + _norms(counts),
@@ -248,7 +248,18 @@ def _graded(counts: Mapping[str, Any]) -> str:
     if not total["sop_graded"]:
         return ""
     bits = f", {total['payload_bits'] / samples:,.0f} bits of payload" if "payload_bits" in total else ""
-    return f"; graded, on average: {total['sop_graded'] / samples:,.0f}{bits}"
+    spread = counts.get("sop_graded_per_sample")  # reports of older bundles have none
+    among = "" if spread is None else f" ({_range(spread)})"
+    return f"; graded, on average: {total['sop_graded'] / samples:,.0f}{among}{bits}"
+
+
+def _spikes(counts: Mapping[str, Any]) -> str:
+    """How much populations fire; nothing in reports of older bundles."""
+    return f"spikes per sample: {_range(counts['spikes_per_sample'])}; " if "spikes_per_sample" in counts else ""
+
+
+def _range(spread: Mapping[str, int]) -> str:
+    return f"{spread['min']:,} to {spread['max']:,}, median {spread['median']:,}"
 
 
 def _products(report: Mapping[str, Any]) -> RenderableType | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -39,11 +39,11 @@ OF_PRODUCTS = ("dynamic_and", "dynamic_acc", "dynamic_mul", "dense_macs", "repla
 class SynapseCount:
     """One connection over all samples and steps.
 
-    ``targets`` read it; ``role`` is that of the population it feeds: "neuron", "or", "relay",
-    "coincidence" or "readout".
-    ``sop_by_sample`` adds up to ``sop_stored``. ``graded`` counts are the subset whose message is neither 1 nor -1, or
-    comes from a product, which sends its ``payload_bits`` with every message. ``weights`` are stored parameters;
-    ``groups`` says how many of them share an exponent: (exponent, weights) of each synapse group.
+    ``targets`` read it; ``role`` is that of the population it feeds: "neuron", "or", "relay", "coincidence" or
+    "readout". ``sop_by_sample`` adds up to ``sop_stored``, ``graded_by_sample`` to ``sop_graded``. ``graded`` counts
+    are the subset whose message is neither 1 nor -1, or comes from a product, which sends its ``payload_bits`` with
+    every message. ``weights`` are stored parameters; ``groups`` says how many of them share an exponent: (exponent,
+    weights) of each synapse group.
     """
 
     name: str
@@ -59,12 +59,14 @@ class SynapseCount:
     sop_nonzero: int
     sop_graded: int
     sop_by_sample: tuple[int, ...]
+    graded_by_sample: tuple[int, ...] = ()
     payload_bits: int = 0
     groups: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         fits = not self.groups or sum(weights for _, weights in self.groups) == self.weights
         fits = fits and self.sop_graded <= self.sop_stored >= self.sop_nonzero
+        fits = fits and (not self.graded_by_sample or sum(self.graded_by_sample) == self.sop_graded)
         if sum(self.sop_by_sample) != self.sop_stored or not fits:
             raise InputError("counts contradict each other", where=self.name, found=asdict(self))
 
@@ -74,7 +76,7 @@ class PopulationCount:
     """One population over all samples and steps.
 
     ``updates`` = neurons x steps x samples; ``driven`` of them received at least one message over a weight that is
-    not 0 (None: not asked for).
+    not 0 (None: not asked for). ``spikes_by_sample`` adds up to ``spikes``.
     """
 
     name: str
@@ -83,6 +85,11 @@ class PopulationCount:
     updates: int
     driven: int | None
     spikes: int
+    spikes_by_sample: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.spikes_by_sample and sum(self.spikes_by_sample) != self.spikes:
+            raise InputError("counts contradict each other", where=self.name, found=asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,17 +237,33 @@ class Counts:
     @property
     def sop_by_sample(self) -> tuple[int, ...]:
         """Stored synaptic operations of each sample."""
-        rows = [row.sop_by_sample for row in self.synapses]
-        return tuple(sum(column) for column in zip(*rows, strict=True)) if rows else (0,) * self.samples
+        return self._by_sample([row.sop_by_sample for row in self.synapses]) or (0,) * self.samples
+
+    @property
+    def graded_by_sample(self) -> tuple[int, ...] | None:
+        """Those of each sample whose message is neither 1 nor -1; None where rows do not tell."""
+        return self._by_sample([row.graded_by_sample for row in self.synapses])
+
+    @property
+    def spikes_by_sample(self) -> tuple[int, ...] | None:
+        """Spikes of populations in each sample; None where rows do not tell."""
+        return self._by_sample([row.spikes_by_sample for row in self.populations])
+
+    @property
+    def host_macs_by_sample(self) -> tuple[int, ...]:
+        """Multiply-accumulates of the host in each sample: whatever fires, the same."""
+        return (sum(row.macs_per_sample for row in self.hosts),) * self.samples
+
+    def _by_sample(self, rows: Sequence[tuple[int, ...] | None]) -> tuple[int, ...] | None:
+        known = [row for row in rows if row]
+        if not known or len(known) < len(rows):
+            return None
+        return tuple(sum(column) for column in zip(*known, strict=True))
 
     @property
     def dynamic_by_sample(self) -> tuple[int, ...] | None:
         """Operations of products of each sample; None if a product has no count, or there is none."""
-        rows = [row.operations_by_sample for row in self.products]
-        known = [row for row in rows if row is not None]
-        if not rows or len(known) < len(rows):
-            return None
-        return tuple(sum(column) for column in zip(*known, strict=True))
+        return self._by_sample([row.operations_by_sample for row in self.products])
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: rows, totals, spread over samples. What was not counted is absent (``driven`` is null)."""
@@ -249,14 +272,24 @@ class Counts:
             "steps": self.steps,
             "total": self._totals(TOTALS),
             "relays": self.only("relay")._totals(n for n in TOTALS if n not in (*OF_PRODUCTS, "host_macs")),
-            "sop_per_sample": _spread(self.sop_by_sample),
-            "synapses": [{k: v for k, v in asdict(row).items() if k != "sop_by_sample"} for row in self.synapses],
-            "populations": [asdict(row) for row in self.populations],
+            **self._spreads(),
+            "synapses": [_plain(row) for row in self.synapses],
+            "populations": [_plain(row) | {"driven": row.driven} for row in self.populations],
             "hosts": [asdict(row) for row in self.hosts],
             "products": [_plain(row) for row in self.products],
         }
-        by_sample = self.dynamic_by_sample
-        return table if by_sample is None else table | {"dynamic_per_sample": _spread(by_sample)}
+        return table
+
+    def _spreads(self) -> dict[str, dict[str, int]]:
+        """Smallest, lower median and largest sample of what is known of each sample."""
+        known = {
+            "sop_per_sample": self.sop_by_sample,
+            "sop_graded_per_sample": self.graded_by_sample,
+            "spikes_per_sample": self.spikes_by_sample,
+            "host_macs_per_sample": self.host_macs_by_sample,
+            "dynamic_per_sample": self.dynamic_by_sample,
+        }
+        return {name: _spread(by_sample) for name, by_sample in known.items() if by_sample is not None}
 
     def _totals(self, names: Iterable[str]) -> dict[str, int | None]:
         values = {name: getattr(self, name) for name in names}
@@ -283,5 +316,6 @@ def _spread(by_sample: tuple[int, ...]) -> dict[str, int]:
     return {"min": min(by_sample, default=0), "median": median, "max": max(by_sample, default=0)}
 
 
-def _plain(row: ProductCount) -> dict[str, Any]:
-    return {k: v for k, v in asdict(row).items() if v is not None and k != "operations_by_sample"}
+def _plain(row: SynapseCount | PopulationCount | ProductCount) -> dict[str, Any]:
+    """A row without what is not known, and without its samples."""
+    return {k: v for k, v in asdict(row).items() if v is not None and not k.endswith("_by_sample")}

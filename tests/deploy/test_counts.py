@@ -186,6 +186,19 @@ def test_relays_are_counted_apart() -> None:
     assert counts.to_json()["relays"]["sop_stored"] == int(activity["a"].sum())
 
 
+def test_a_relay_of_a_population_without_image_has_one_connection_per_neuron() -> None:
+    """Its wire is a matrix with ones on the diagonal; nobody stores the zeros of it."""
+    x = FixedInput(name="x", shape=(5,), coding="sequence", low=0, high=1, step=1.0)
+    wire = FixedLinear(name="wire", inputs=("x",), shape=(5,), weight_mant=np.eye(5, dtype=np.int64))
+    head = FixedLinear(name="head", inputs=("r",), shape=(3,), weight_mant=np.eye(3, 5, dtype=np.int64))
+    nodes = (x, wire, lif("r", ("wire",), (5,), "relay"), head, lif("p", ("head",), (3,)))
+    graph = Graph(nodes=nodes, outputs=("p",), timesteps=2, stage="scheduled")
+    activity = {"x": np.ones((2, 1, 5), int), "r": np.ones((2, 1, 5), bool), "p": np.zeros((2, 1, 3), bool)}
+    relay, read = count(graph, activity).synapses
+    assert (relay.connections, relay.weights, relay.sop_stored, relay.groups) == (5, 5, 10, ((0, 5),))
+    assert (read.connections, read.weights, read.sop_stored, read.sop_nonzero) == (15, 15, 30, 6)
+
+
 def test_the_held_first_layer_is_host_work_once_per_sample_and_no_sop() -> None:
     rng = np.random.default_rng(3)
     counts = count(small_graph(rng), spikes(rng))
@@ -282,6 +295,12 @@ def test_json_has_the_spread_over_samples_and_only_integers() -> None:
     assert "." not in json.dumps(table["total"])
     by_sample = sorted(counts.sop_by_sample)
     assert table["sop_per_sample"] == {"min": by_sample[0], "median": by_sample[1], "max": by_sample[3]}
+    fired = sorted(sum(int(spikes_again()[name][:, b].sum()) for name in "arb") for b in range(4))
+    assert table["spikes_per_sample"] == {"min": fired[0], "median": fired[1], "max": fired[3]}
+    assert table["sop_graded_per_sample"] == {"min": 0, "median": 0, "max": 0}
+    assert table["host_macs_per_sample"] == {"min": 128, "median": 128, "max": 128}
+    assert not [name for row in table["synapses"] + table["populations"] for name in row if "by_sample" in name]
+    assert {row["driven"] for row in count(small_graph(rng), spikes(rng)).to_json()["populations"]} == {None}
     assert counts.sha256 == count(small_graph(np.random.default_rng(7)), spikes_again(), driven=True).sha256
 
 
@@ -298,6 +317,7 @@ def test_contradicting_counts_are_refused() -> None:
     )  # fmt: skip
     row = SynapseCount(**good)  # type: ignore[arg-type]
     assert Counts(synapses=(row,), populations=(), hosts=(), samples=1, steps=1).sop_stored == 4
-    for wrong in ({"sop_by_sample": (3,)}, {"sop_nonzero": 5}, {"sop_graded": 5}, {"groups": ((0, 1), (2, 1))}):
+    for wrong in ({"sop_by_sample": (3,)}, {"sop_nonzero": 5}, {"sop_graded": 5}, {"groups": ((0, 1), (2, 1))},
+                  {"graded_by_sample": (1,)}):  # fmt: skip
         with pytest.raises(InputError, match="contradict"):
             SynapseCount(**(good | wrong))  # type: ignore[arg-type]

@@ -83,11 +83,13 @@ def differences(case: Case, counts: Counts) -> dict[str, tuple[Any, Any]]:
         for field in OF_SYNAPSE:
             look(synapse.name, field, getattr(synapse, field))
         look(synapse.name, "payload_bits", synapse.events_graded * synapse.payload_bits)
-        each = tuple(sample[synapse.name]["sop_stored"] for sample in case.events)
-        pairs[f"{synapse.name}.by_sample"] = synapse.sop_by_sample, each
+        for field, ours in (("sop_stored", synapse.sop_by_sample), ("sop_graded", synapse.graded_by_sample)):
+            pairs[f"{synapse.name}.{field} by sample"] = ours, tuple(s[synapse.name][field] for s in case.events)
     for population in counts.populations:
         for field in OF_POPULATION:
             look(population.name, field, getattr(population, field))
+        each = tuple(sample[population.name]["spikes"] for sample in case.events)
+        pairs[f"{population.name}.by_sample"] = population.spikes_by_sample, each
     for host in counts.hosts:
         for field in OF_HOST:
             look(host.name, field, getattr(host, field))
@@ -262,7 +264,7 @@ MISTAKES: dict[str, tuple[Any, str, Callable[[Wrong], Wrong]]] = {
     "groups ignored": (counting, "fanout", grouped),
     "zero weights in non-zero": (counting, "fanout", lambda right: lambda *of: (right(*of)[0],) * 2),
     "zero weights not stored": (counting, "fanout", lambda right: lambda *of: (right(*of)[1],) * 2),
-    "zeros of coincidences stored": (counting, "_between_single_neurons", lambda _right: lambda *_of: False),
+    "zeros of coincidences and relays stored": (counting, "between_single_neurons", lambda _right: lambda *_of: False),
     "graded messages as spikes": (counting, "_is_graded", lambda _right: lambda x: np.zeros_like(x, bool)),
     "negative messages forgotten": (counting, "_events", spikes_only),
     "held currents in every step": (counting, "host_count", every_step),
