@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from avsnn.deploy.fit import DOES_NOT
 from avsnn.deploy.reports.element import readable
 from avsnn.deploy.reports.energy import BANNER
 from avsnn.deploy.reports.interval import Interval, format_interval
@@ -69,6 +70,9 @@ def summary(report: Mapping[str, Any]) -> dict[str, Any]:
         "chips": mapping.get("chips"),
         "refused": mapping.get("refused"),
         "energy_pj_per_sample": {name: row["dynamic_pj_per_sample"] for name, row in report["energy"].items()},
+        "cannot_hold": sorted(
+            name for name, row in report["energy"].items() if (row.get("holds") or {}).get("verdict") == DOES_NOT
+        ),
     }
 
 
@@ -122,7 +126,8 @@ def _energy(row: Mapping[str, Any], profile: str) -> str:
     if profile not in row["energy_pj_per_sample"]:
         return "not asked"
     found = row["energy_pj_per_sample"][profile]
-    return "not priced" if found is None else format_interval(Interval(**found))
+    shown = "not priced" if found is None else format_interval(Interval(**found))
+    return f"cannot hold it; {shown}" if profile in row["cannot_hold"] else shown
 
 
 def layers_csv(reports: Mapping[str, Mapping[str, Any]]) -> str:

@@ -70,9 +70,28 @@ def cores_table(report: Mapping[str, Any]) -> RenderableType | None:
     if (place := mapping.get("placement")) is not None:
         saved = f"row by row {place['row_major_hops']:,}, tile by tile {place['packed_hops']:,}"
         lines.append(f"{place['messages']:,} messages between cores make {place['hops']:,} hops ({saved})")
+    lines += busiest_in_words(report)
     lines += beside_in_words(mapping)
     lines += [f"not checked, as nothing is published: {', '.join(mapping['not_checked'])}"]
     return Group(table, Text("\n".join(lines)))
+
+
+WORK = {"sop_stored": "SOP", "updates": "updates", "messages_in": "messages in", "messages_out": "messages out"}
+"""Count of a core: what it is in a report."""
+
+
+def busiest_in_words(report: Mapping[str, Any]) -> list[str]:
+    """What a core of the target does per sample, the mean and the most; nothing in reports of older bundles."""
+    found = report.get("core_counts", {}).get(report["meta"]["target"])
+    if not found:
+        return []
+    spread, samples = found["spread"], found["samples"]
+    each = (
+        f"{name} {spread[key]['mean'] / samples:,.0f}, most {spread[key]['most'] / samples:,.0f} on "
+        f"{spread[key]['core'].split(' (')[0]}"
+        for key, name in WORK.items()
+    )
+    return [f"a core does per sample, mean and most: {'; '.join(each)}"]
 
 
 def most(cores: list[Mapping[str, Any]], field: str, limit: int | None) -> str:

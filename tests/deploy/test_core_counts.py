@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from avsnn.convert.ir.node import Array
 from avsnn.convert.passes.map_cores import map_cores
 from avsnn.convert.passes.place_cores import place_cores
 from avsnn.deploy.reports.core_counts import COUNTED, CoreCounts, core_counts, messages_sent
+from avsnn.deploy.reports.cores import busiest_in_words
 from avsnn.deploy.reports.counts import Counts, count
 from avsnn.errors import InputError
 from avsnn.hw_profiles.profile import Profile
@@ -163,3 +165,13 @@ def test_the_busiest_core_is_named() -> None:
     busiest = max(cores.cores, key=lambda core: core.sop_stored)
     assert (spread["most"], spread["core"]) == (busiest.sop_stored, busiest.name)
     assert spread["mean"] < spread["most"]
+
+
+def test_the_terminal_names_the_busiest_cores_and_old_reports_do_not() -> None:
+    _, _, _, cores = ran(layers(), chip(neurons_per_core=30))
+    report = {"meta": {"target": "loihi2"}, "core_counts": {"loihi2": json.loads(json.dumps(cores.to_json()))}}
+    (line,) = busiest_in_words(report)
+    busiest = max(cores.cores, key=lambda core: core.sop_stored)
+    assert f"most {busiest.sop_stored / cores.samples:,.0f} on core {busiest.core};" in line
+    assert busiest_in_words({"meta": {"target": "loihi1"}, "core_counts": report["core_counts"]}) == []
+    assert busiest_in_words({"meta": {"target": "loihi2"}}) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +15,8 @@ from avsnn.convert.ir.fixed_interpreter import wall_clock
 from avsnn.convert.passes.map_cores import map_cores
 from avsnn.convert.passes.place_cores import place_cores
 from avsnn.deploy.fit import judge
-from avsnn.deploy.reports.core_counts import CoreCounts, core_counts, messages_sent
-from avsnn.deploy.reports.counts import Counts, count
+from avsnn.deploy.reports.core_counts import CoreCount, CoreCounts, core_counts, messages_sent
+from avsnn.deploy.reports.counts import Counts, HostCount, count
 from avsnn.deploy.reports.energy import EnergyReport, price, render
 from avsnn.deploy.reports.interval import Interval
 from avsnn.deploy.reports.latency import FirstAnswer, first_answer
@@ -123,6 +124,46 @@ def test_hops_inside_a_scope_are_not_added_even_with_a_placement_and_prices(scop
     assert not {item.term for item in report.unpriced} & SCOPE_HOLDS[scope]
 
 
+FORCED = ("sop", "neuron_update", "spike_out", "axon_message", "spike_local", "hop_x", "hop_y", "off_chip", "step_sync")
+
+
+@pytest.mark.parametrize("scope", sorted(SCOPE_HOLDS))
+def test_a_profile_with_every_price_is_charged_for_what_its_scope_leaves_out_and_nothing_else(scope: str) -> None:
+    """The loader refuses such profiles; here nothing but the pricer stands between them and counting twice."""
+    loihi1 = small(load_profile("loihi1"), 14)
+    counts, cores = ran(loihi1)
+    assert cores.routes is not None
+    cores = replace(cores, outside=0, routes=replace(cores.routes, crossings=5))
+    counts = replace(counts, hosts=(HostCount(name="h", macs_per_sample=6, macs=12),))
+    every = replace(
+        loihi1,
+        policy=replace(loihi1.policy, scope=scope, inside=frozenset(), zero_weight_skip="never"),
+        operating_point=load_profile("loihi2").operating_point,
+        energy_pj={key: constant(f"energy_pj.{key}", 1.0) for key in (*FORCED, "mac")},
+        power_mw={} if scope == "all_in" else loihi1.power_mw,
+    )
+    report = price(counts, every, cores=cores)
+    routes = cores.routes
+    charged = {
+        "sop": counts.sop_stored,
+        "update": counts.neuron_updates,
+        "spike": counts.spikes + cores.messages,
+        "route": routes.local + routes.hops_x + routes.hops_y + routes.crossings if routes else 0,
+        "sync": counts.samples * counts.steps,
+        "host": 12,
+    }
+    assert min(charged.values()) > 0
+    held = SCOPE_HOLDS[scope]
+    found = Counter[str]()
+    for term in report.terms:
+        found[term.term] += int(term.energy.value)
+    assert found == {term: number for term, number in charged.items() if term not in held}
+    assert report.dynamic is not None
+    assert report.dynamic.value == sum(found.values())
+    assert bool(report.static) is ("static" not in held)
+    assert not {item.term for item in report.unpriced} & held
+
+
 def test_cores_of_another_chip_are_refused() -> None:
     counts, cores = ran(small(load_profile("loihi1"), 11))
     with pytest.raises(InputError, match="cores of another chip, found loihi1, limit loihi2"):
@@ -167,6 +208,23 @@ def test_the_busiest_core_sets_the_time_unless_the_clock_or_a_link_takes_longer(
     latency = price(counts, late, cores=cores).latency
     assert latency is not None
     assert (latency.sets, latency.mode) == (busiest, "lower bound"), "a clock that is too fast for the work"
+
+
+def test_the_busiest_core_of_pilotnet_takes_73_us_of_a_measured_153() -> None:
+    """Its third convolution on 3 cores: 6,376,608 operations in 24 steps, 8,064 neurons; without the barrier."""
+    busiest = CoreCount(
+        core=51, population="conv2", chip=0, x=0, y=0, sop_stored=6_376_608 // 3, sop_nonzero=4_670_929 // 3,
+        updates=24 * 2_688, spikes=0, messages_in=0, messages_out=0,
+    )  # fmt: skip
+    idle = replace(busiest, core=0, population="other", sop_stored=0, sop_nonzero=0)
+    counts, cores = ran(load_profile("loihi2"))
+    counts, cores = replace(counts, steps=24), replace(cores, cores=(idle, busiest), samples=1, steps=24)
+    latency = price(replace(counts, samples=1), load_profile("loihi2"), cores=cores).latency
+    assert latency is not None
+    assert latency.sets == "core 51 (conv2)"
+    step = latency.per_step["core"].value - 200
+    assert step / 1000 == pytest.approx(73.3, abs=0.1)
+    assert step / 1000 < 152.85
 
 
 def test_no_mapping_beats_an_even_split_which_is_said() -> None:

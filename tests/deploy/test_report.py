@@ -19,6 +19,7 @@ from avsnn.convert.ir.node import Node
 from avsnn.convert.passes.schedule import depth, schedule
 from avsnn.deploy.capability import capabilities
 from avsnn.deploy.executions import execute_all
+from avsnn.deploy.reports.compare import compare_table, summary
 from avsnn.deploy.reports.counts import count
 from avsnn.deploy.reports.prices import prices
 from avsnn.deploy.reports.render import render_report
@@ -91,6 +92,16 @@ def shown(report: dict[str, Any]) -> str:
 
 def test_the_report_of_attention_reads_as_before(report: dict[str, Any], golden: Callable[[str, str], None]) -> None:
     golden("products.report.txt", shown(report))
+
+
+def test_side_by_side_a_chip_that_cannot_hold_the_network_says_so(report: dict[str, Any]) -> None:
+    found = summary(report)
+    assert found["cannot_hold"] == ["loihi1"]
+    out = io.StringIO()
+    Console(file=out, width=140).print(compare_table({"a": found, "b": found}))
+    lines = {line.split(", ")[1].split()[0]: line for line in out.getvalue().splitlines() if "energy per" in line}
+    assert lines["loihi1"].count("cannot hold it; ") == 2
+    assert "cannot hold" not in lines["loihi2"]
 
 
 def test_windows_of_the_path_explain_the_first_answer(report: dict[str, Any]) -> None:
