@@ -5,7 +5,7 @@ Every mark has a title with its full name and value; every chart has an axis wit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from avsnn.deploy.reports import svg
@@ -15,6 +15,7 @@ WORDS = 170  # right of an interval: it reads longer than a number
 ROW, BAR = 22, 13
 LEVELS = 10
 COLUMNS, CELL = 16, 30
+MOST = 20  # bars of a chart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,17 @@ class Spot:
     at: float
     values: tuple[float, float, float]
     text: str
+
+
+def largest(rows: Sequence[Row], show: Callable[[float], str]) -> list[Row]:
+    """The rows with the largest values in their order, and one for what the others have together."""
+    if len(rows) <= MOST:
+        return list(rows)
+    kept = sorted(sorted(range(len(rows)), key=lambda k: -max(rows[k].values))[: MOST - 1])
+    others = [row for k, row in enumerate(rows) if k not in set(kept)]
+    sums = tuple(map(sum, zip(*(row.values for row in others), strict=True)))
+    rest = Row(label=f"{len(others):,} others together", values=sums, texts=tuple(map(show, sums)))
+    return [*(rows[k] for k in kept), rest]
 
 
 def bars(title: str, rows: Sequence[Row], series: Sequence[str], unit: str) -> Markup:

@@ -20,7 +20,7 @@ from avsnn.deploy.reports.energy import BANNER
 from avsnn.deploy.reports.html_cores import cores
 from avsnn.deploy.reports.html_layers import layers, pipeline
 from avsnn.deploy.reports.html_proof import accuracy, capability, certificate, exactness
-from avsnn.deploy.reports.html_spent import energy, energy_text
+from avsnn.deploy.reports.html_spent import energy, energy_text, main_profile
 from avsnn.deploy.reports.html_spikes import activity
 from avsnn.deploy.reports.html_table import paragraph, table
 from avsnn.deploy.reports.render import left_out
@@ -126,12 +126,12 @@ def _exact_card(report: Mapping[str, Any]) -> Markup:
 
 def _energy_cards(report: Mapping[str, Any]) -> list[Markup]:
     """The target's own price, or the first there is."""
-    priced = {name: row for name, row in report["energy"].items() if row["dynamic_pj_per_sample"] is not None}
-    name = report["meta"]["target"] if report["meta"]["target"] in priced else next(iter(priced), None)
+    name = main_profile(report)
     if name is None:
         return [_card("Energy", "not priced", "No profile has a price for synaptic operations.")]
-    value, lo, hi = energy_text(priced[name]["dynamic_pj_per_sample"])
-    small = f"dynamic, per sample, on {name}: {BANNER}. {priced[name]['label'].capitalize()}."
+    row = report["energy"][name]
+    value, lo, hi = energy_text(row["dynamic_pj_per_sample"])
+    small = f"dynamic, per sample, on {name}: {BANNER}. {row['label'].capitalize()}."
     return [_card("Energy", f"{lo} to {hi}" if lo != hi else value, small)]
 
 
@@ -161,11 +161,11 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
     for row in report["populations"]:
         notes += [f"{row['name']} is silent: it did not fire on the compared samples"] if not row["rate"] else []
         notes += [f"{row['name']} is saturated"] if row["v_max"] >= row["state_limit"] else []
-    return (
-        notes
-        + left_out(report)
-        + [f"{name}: {note}" for name, row in report["energy"].items() for note in row["warnings"]]
-    )
+    said = dict[str, list[str]]()
+    for name, row in report["energy"].items():
+        for note in row["warnings"]:
+            said.setdefault(note, []).append(name)
+    return notes + left_out(report) + [f"{', '.join(names)}: {note}" for note, names in said.items()]
 
 
 def _warnings(report: Mapping[str, Any]) -> list[Markup]:

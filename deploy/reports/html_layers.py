@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from avsnn.deploy.reports.charts import Row, bars, timeline
+from avsnn.deploy.reports.charts import Row, bars, largest, timeline
+from avsnn.deploy.reports.dense_lines import dense_lines
 from avsnn.deploy.reports.element import Markup
-from avsnn.deploy.reports.html_table import folded, paragraph, table
+from avsnn.deploy.reports.energy import BANNER
+from avsnn.deploy.reports.html_spent import main_profile
+from avsnn.deploy.reports.html_table import paragraph, table
+from avsnn.deploy.reports.interval import format_energy, unit_of
 from avsnn.deploy.reports.render import lowered, non_causal
+from avsnn.deploy.reports.sampled import evenly
 
 KIB_BITS = 8192
+DRAWN = 60  # populations in the timeline
 
 
 def layers(report: Mapping[str, Any]) -> list[Markup]:
@@ -33,14 +39,55 @@ def layers(report: Mapping[str, Any]) -> list[Markup]:
     series = ("over all stored connections", "over weights that are not 0")
     return [
         paragraph(
-            f"Synaptic operations (SOP) are counted from spikes, exactly; means of {samples:,} samples. Smallest "
-            f"sample {spread['min']:,}, median {spread['median']:,}, largest {spread['max']:,}."
+            f"Synaptic operations (SOP) are counted from spikes, exactly: {total['sop_stored'] / samples:,.0f} per "
+            f"sample, the mean of {samples:,}; smallest sample {spread['min']:,}, median {spread['median']:,}, largest "
+            f"{spread['max']:,}."
         ),
-        bars("Synaptic operations per sample", sops, series, "operations per sample"),
-        bars(f"Weights at {bits} bits", memory, ("of weights",), "KiB"),
+        bars("Synaptic operations per sample", largest(sops, "{:,.0f}".format), series, "operations per sample"),
+        bars(f"Weights at {bits} bits", largest(memory, "{:,.1f} KiB".format), ("of weights",), "KiB"),
         table("Connections, means per sample", columns, rows, numbers=(1, 2, 3, 4, 5), total=True),
+        *_energy(report),
+        *_dense(report),
         *_apart(report),
     ]
+
+
+def _energy(report: Mapping[str, Any]) -> list[Markup]:
+    """What the operations of each connection and the updates of each population are likely to take on one chip."""
+    name = main_profile(report)
+    if name is None:
+        return []
+    priced, counts = report["energy"][name], report["counts"]
+    terms, rows = {term["term"]: term for term in priced["terms"]}, list[tuple[str, float]]()
+    for term, of, keys in (("sop", "synapses", ("sop_stored", "sop_nonzero")), ("update", "populations", ("updates",))):
+        total = {key: sum(row[key] for row in counts[of]) for key in keys}
+        key = next((key for key in keys if term in terms and total[key] == terms[term]["count"] > 0), None)
+        if key is not None:  # else it has no price, or one that is not by connection
+            each = terms[term]["energy"]["value"] / total[key] / counts["samples"]
+            rows += [(row["name"], each * row[key]) for row in counts[of]]
+    if not rows:
+        return []
+    unit, size = unit_of(max(energy for _, energy in rows))
+    shown = [Row(label=label, values=(e / size,), texts=(format_energy(e),)) for label, e in rows]
+    title = f"Likely energy per sample on {name}, of synaptic operations and of neuron updates"
+    shown = largest(shown, lambda value: format_energy(value * size))
+    return [bars(title, shown, ("likely",), f"{unit} per sample; {BANNER}")]
+
+
+def _dense(report: Mapping[str, Any]) -> list[Markup]:
+    """What the network takes beside networks that skip no zero; reports of older bundles do not say."""
+    lines, counts = dense_lines(report), report["counts"]
+    if not lines:
+        return []
+    found = (
+        ("this network, stored connections", counts["total"]["sop_stored"] / counts["samples"]),
+        ("this network, weights that are not 0", counts["total"]["sop_nonzero"] / counts["samples"]),
+        ("its quantised ANN twin, run once", report["twin"]["macs"]),
+        ("itself in dense order, all steps", report["dense"]["macs_per_sample"]),
+    )
+    rows = [Row(label=label, values=(float(n),), texts=(f"{n:,.0f}",)) for label, n in found]
+    unit = "synaptic operations, or multiply-accumulates of dense networks, per sample"
+    return [bars("Operations beside those of dense networks", rows, ("",), unit), *map(paragraph, lines)]
 
 
 def _apart(report: Mapping[str, Any]) -> list[Markup]:
@@ -72,19 +119,19 @@ def pipeline(report: Mapping[str, Any]) -> list[Markup]:
     ends, window = report["latency_steps"], report["counts"]["steps"]
     works = [(row["name"], row["offset"], row.get("steps", window)) for row in report["populations"]]  # older: no steps
     works += [(name, ends - window, window) for name in waits if name not in {row[0] for row in works}]
-    rows = [(name, start, steps, min(waits.get(name, 0), start)) for name, start, steps in works]
+    shown = [works[k] for k in evenly(len(works), DRAWN)]
+    rows = [(name, start, steps, min(waits.get(name, 0), start)) for name, start, steps in shown]
+    some = [f"{len(rows)} of {len(works)} are drawn, evenly spaced."] if len(rows) < len(works) else []
     parts = [
         paragraph(
             f"The first answer comes after {ends:,} steps, then one every {window:,}. "
             f"{len(report['delays']):,} paths are delayed to meet longer ones."
         ),
-        *map(paragraph, [*non_causal(report), *lowered(report)]),
+        *map(paragraph, [*non_causal(report), *lowered(report), *some]),
         timeline("Steps in which each population works on the first sample", rows, ends),
     ]
     if report["delays"]:
         rows_of = [(d["synapse"], f"{d['delay']:,}", f"{d['relays']:,}") for d in report["delays"]]
         columns = ("path", "delay in steps", "relay populations")
-        parts.append(
-            folded(f"{len(rows_of):,} delayed paths", table("Delayed paths", columns, rows_of, numbers=(1, 2)))
-        )
+        parts.append(table("Delayed paths", columns, rows_of, numbers=(1, 2)))
     return parts

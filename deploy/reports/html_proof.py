@@ -79,10 +79,9 @@ def _why(stage: str, checks: Sequence[Mapping[str, Any]]) -> str:
 def exactness(report: Mapping[str, Any]) -> list[Markup]:
     """What was compared with what, how much of it differed, and whether planted mistakes were noticed."""
     found = _comparisons(report)
-    rows = []
-    for row in found:
-        numbers = (row["samples"], row["compared"], row["mismatches"], row.get("ties", 0))
-        rows.append((row["name"], row["data"], *(f"{number:,}" for number in numbers), noticed(row)))
+    each = [_compared([row]) for row in found]
+    claims = dict.fromkeys(row["name"] for row in found)
+    rows = [_compared([row for row in found if row["name"] == name]) for name in claims]
     columns = ("what", "data", "samples", "values compared", "mismatches", "ties", "mistakes noticed")
     windows, differing = report["tie_windows_checked"], report.get("tie_windows_differing", 0)
     how = f"{differing:,} of them differ" if differing else "all are equal"
@@ -92,11 +91,25 @@ def exactness(report: Mapping[str, Any]) -> list[Markup]:
             "if it also notices mistakes that were planted on purpose; an idle mistake changes nothing on this data."
         ),
         table("Comparisons", columns, rows, numbers=(2, 3, 4, 5, 6)),
+        folded("The same for each kind of data", table("Each comparison", columns, each, numbers=(2, 3, 4, 5, 6))),
         paragraph(
             f"{report['integers_checked']:,} integers lie within half a step of their real value. {windows:,} windows "
             f"full of ties were compared with exact fractions: {how}."
         ),
     ]
+
+
+def _compared(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Comparisons of one claim on all kinds of data, as one row."""
+    sums = (sum(row.get(name, 0) for row in rows) for name in ("samples", "compared", "mismatches", "ties"))
+    seen = ", ".join(dict.fromkeys(row["data"] for row in rows))
+    mistakes = [noticed(row) for row in rows]
+    if len(rows) > 1 and all("controls_planted" in row for row in rows):  # older bundles do not say
+        together = {
+            key: [name for row in rows for name in row.get(key, ())] for key in ("controls_noticed", "controls_idle")
+        }
+        mistakes = [noticed({**together, "controls_planted": sum(row["controls_planted"] for row in rows)})]
+    return (rows[0]["name"], seen, *(f"{number:,}" for number in sums), "; ".join(mistakes))
 
 
 def certificate(report: Mapping[str, Any]) -> list[Markup]:

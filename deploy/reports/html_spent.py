@@ -1,16 +1,31 @@
-"""The section of the page on energy: every profile, what each sum holds, and what stands beside it."""
+"""The section of the page on energy and time: every profile, what each sum holds, and what stands beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from avsnn.deploy.reports.charts import WORDS, Row, intervals
+from avsnn.deploy.reports.comparators import LOADS, SHORT
 from avsnn.deploy.reports.element import Markup
 from avsnn.deploy.reports.energy import BANNER
 from avsnn.deploy.reports.html_table import folded, paragraph, table
 from avsnn.deploy.reports.interval import format_energy
-from avsnn.deploy.reports.svg import WIDTH, decades
+from avsnn.deploy.reports.render_energy import NO, TIMES, holds, paper_lines, time_row, widest
+from avsnn.deploy.reports.svg import WIDTH, decades, room
+
+READ = (
+    "A dot is the likely value, the line around it runs from the lowest to the highest that the sources of the "
+    "constants allow. Profiles differ in what their constants hold (scope), so that two dots compare only where the "
+    "table says the same of both."
+)
+SCOPES = {
+    "per_term": "each kind of event by itself",
+    "incremental": "what one more operation takes",
+    "all_dynamic": "all dynamic energy",
+    "all_in": "all energy, static too",
+}
+"""Scope of a profile: what its price of an operation holds."""
 
 
 def energy_text(interval: Mapping[str, float], samples: int = 1) -> tuple[str, str, str]:
@@ -20,35 +35,121 @@ def energy_text(interval: Mapping[str, float], samples: int = 1) -> tuple[str, s
     return value, lo, hi
 
 
+def main_profile(report: Mapping[str, Any]) -> str | None:
+    """The target, or the first profile that has a price; None where none has."""
+    priced = [name for name, row in report["energy"].items() if row["dynamic_pj_per_sample"] is not None]
+    target: str = report["meta"]["target"]
+    return target if target in priced else next(iter(priced), None)
+
+
 def energy(report: Mapping[str, Any]) -> list[Markup]:
-    """All profiles on one scale, what each holds and leaves out, and the terms of each sum."""
-    if not report["energy"]:
+    """All priced profiles on one scale, what each holds and leaves out; time and static energy; terms of the sums."""
+    found = report["energy"]
+    if not found:
         return [paragraph("No profile was asked for.")]
-    charted, rows, terms = [], [], []
-    for name, row in report["energy"].items():
-        per_sample, shown = row["dynamic_pj_per_sample"], ("not priced", "")
-        if per_sample is not None:
-            value, lo, hi = energy_text(per_sample)
-            shown = value, f"{lo} to {hi}"
-            ends = (per_sample["lo"], per_sample["value"], per_sample["hi"])
-            charted += (
-                [Row(label=name, values=ends, texts=(f"{value}, {lo} to {hi}",))] if per_sample["value"] > 0 else []
-            )
+    priced = {name: row for name, row in found.items() if row["dynamic_pj_per_sample"] is not None}
+    silent = ", ".join(name for name in found if name not in priced)
+    parts = [paragraph(f"Dynamic energy per sample. Each figure is an {BANNER}. {READ}"), *_chart(priced)]
+    parts += [paragraph(f"Not priced, as no energy of an operation is published: {silent}.")] if silent else []
+    parts += _profiles(priced) if priced else []
+    parts += [paragraph(f"{line}.") for line in paper_lines(report)]
+    return [*parts, *_time(report), *_beside(report), *_terms(priced), *_unpriced(report)]
+
+
+def _chart(priced: Mapping[str, Mapping[str, Any]]) -> list[Markup]:
+    cannot = {name for name, row in priced.items() if holds(row).get("verdict") == NO}
+    rows = [
+        _dot(name, row["dynamic_pj_per_sample"], "same" if name in cannot else "s0") for name, row in priced.items()
+    ]
+    rows = [row for row in rows if row.values[1] > 0]
+    if not rows:
+        return []
+    note = "A hollow dot: this chip cannot hold the network as it is; what its operations would cost there."
+    drawn = _scale(f"Energy per sample on each profile: {BANNER}", rows)
+    return [drawn, *([paragraph(note)] if cannot else [])]
+
+
+def _profiles(priced: Mapping[str, Mapping[str, Any]]) -> list[Markup]:
+    """What each sum is, and then what it is a sum of."""
+    rows, held = [], []
+    for name, row in priced.items():
+        value, lo, hi = energy_text(row["dynamic_pj_per_sample"])
+        fits = holds(row).get("text", "not counted")
+        rows.append((name, fits, value, f"{lo} to {hi}", row["evidence"], widest(row)))
+        inside = ", ".join(row["inside"]) or "nothing else"
         without = ", ".join(dict.fromkeys(item["term"] for item in row["unpriced"])) or "nothing"
-        held = ", ".join(row["inside"]) or "nothing"
-        rows.append((f"{name}: {row['title']}", *shown, row["evidence"] or "", row["scope"], held, without))
+        held.append((name, row["title"], SCOPES.get(row["scope"], row["scope"]), inside, without))
+    columns = ("profile", "holds the network", "dynamic", "interval", "evidence", "most of the interval is from")
+    scopes = ("profile", "what it is", "scope of its prices", "they hold also", "without a price")
+    return [
+        table("Dynamic energy per sample on each profile", columns, rows, numbers=(2, 3)),
+        table("What these sums hold and leave out", scopes, held),
+    ]
+
+
+def _time(report: Mapping[str, Any]) -> list[Markup]:
+    """Time, answers per second, static energy: never part of the sums above."""
+    rows = [time_row(name, row) for name, row in report["energy"].items() if row["latency"] is not None]
+    if not rows:
+        return [paragraph("No profile publishes times, so no latency and no static energy is known.")]
+    note = (
+        "Static energy (power times time) is never added to the sums above. A time is a lower bound unless it says "
+        "otherwise: what has no published time takes none."
+    )
+    return [table("Time and static energy per sample", TIMES, rows, numbers=(1, 3, 4, 5, 6, 7)), paragraph(note)]
+
+
+def _beside(report: Mapping[str, Any]) -> list[Markup]:
+    """Ordinary processors doing the same without spikes; reports of older bundles have none."""
+    found = report.get("comparators")
+    if not found:
+        return []
+    drawn, rows, name = [], [], main_profile(report)
+    if name is not None:
+        drawn.append(_dot(f"{name}, with spikes", report["energy"][name]["dynamic_pj_per_sample"], "s0"))
+    for device, what in found["devices"].items():
+        for row in what["rows"]:
+            label, shown = f"{device}, {LOADS[row['load']]}, {SHORT[row['price']]}", ("not published", "")
+            if row["pj_per_sample"] is not None:
+                value, lo, hi = energy_text(row["pj_per_sample"])
+                shown = value, f"{lo} to {hi}"
+                drawn.append(_dot(label, row["pj_per_sample"], "s1"))
+            rows.append((device, LOADS[row["load"]], row["power"], *shown, row["evidence"] or "", row["note"]))
+    macs, columns = found["macs_per_sample"], ("device", "network", "power", "energy", "interval", "evidence", "note")
+    note = (
+        f"Dense: {macs['dense']:,} multiply-accumulates, all steps. Twin: the same layers as an ordinary quantised "
+        f"network, run once, {macs['twin']:,}; {found['note']}. Static power is in these figures where the table says "
+        "so, and never in that of spikes: they stand beside each other, no more."
+    )
+    title = "The same without spikes, on ordinary processors, per sample"
+    chart = [_scale(title, [row for row in drawn if row.values[1] > 0])] if rows else []
+    return [*chart, paragraph(note), table("Ordinary processors", columns, rows, numbers=(3, 4))]
+
+
+def _dot(label: str, interval: Mapping[str, float], kind: str) -> Row:
+    value, lo, hi = energy_text(interval)
+    values, text = (interval["lo"], interval["value"], interval["hi"]), f"{value}, {lo} to {hi}"
+    return Row(label=label, values=values, texts=(text,), kind=kind)
+
+
+def _scale(title: str, rows: Sequence[Row]) -> Markup:
+    """Intervals of energies on one logarithmic axis."""
+    ends = [value for row in rows for value in row.values if value > 0]
+    left, unit = room([row.label for row in rows]), "energy per sample, logarithmic"
+    return intervals(title, rows, decades(ends, unit, left=left, right=WIDTH - WORDS, show=format_energy))
+
+
+def _terms(priced: Mapping[str, Mapping[str, Any]]) -> list[Markup]:
+    """The sums term by term."""
+    terms = []
+    for name, row in priced.items():
         for term in row["terms"]:
             value, lo, hi = energy_text(term["energy"], row["samples"])
             count = f"{term['count'] / row['samples']:,.0f}"
             terms.append((name, term["name"], count, value, f"{lo} to {hi}", term["evidence"]))
-    columns = ("profile", "dynamic", "interval", "evidence", "scope", "inside other constants", "unpriced")
-    parts = [paragraph(f"Dynamic energy per sample. Each figure is an {BANNER}. Scopes differ, so read the table.")]
-    parts += [_chart(charted)] if charted else []
-    parts += [table("Dynamic energy per sample on each profile", columns, rows, numbers=(1, 2))]
-    kept = ("profile", "term", "per sample", "energy", "interval", "evidence")
-    listed = table("Terms of each sum, per sample", kept, terms, numbers=(2, 3, 4))
-    parts += [folded(f"{len(terms):,} terms of these sums", listed)] if terms else []
-    return [*parts, *_unpriced(report), *_beside(report)]
+    columns = ("profile", "term", "per sample", "energy", "interval", "evidence")
+    listed = table("Terms of each sum, per sample", columns, terms, numbers=(2, 3, 4))
+    return [folded(f"{len(terms):,} terms of these sums", listed)] if terms else []
 
 
 def _unpriced(report: Mapping[str, Any]) -> list[Markup]:
@@ -60,32 +161,3 @@ def _unpriced(report: Mapping[str, Any]) -> list[Markup]:
     rows = [(*why, ", ".join(names)) for why, names in sorted(found.items())]
     shown = table("What has no price, and on which profiles", ("term", "because", "profiles"), rows)
     return [folded(f"{len(rows):,} reasons why terms have no price", shown)] if found else []
-
-
-def _chart(rows: list[Row]) -> Markup:
-    ends = [value for row in rows for value in row.values if value > 0]
-    axis = decades(ends, "dynamic energy per sample, logarithmic", left=120.0, right=WIDTH - WORDS, show=format_energy)
-    return intervals(f"Energy per sample on each profile: {BANNER}", rows, axis)
-
-
-def _beside(report: Mapping[str, Any]) -> list[Markup]:
-    """Static energy, time between samples and the figure of the literature, which are never added to the sum."""
-    rows = []
-    for name, row in report["energy"].items():
-        for share in row["static"]:
-            value, lo, hi = energy_text(share["energy"], row["samples"])
-            bound = "at least " if share["lower_bound"] else ""
-            rows.append((name, f"static, {share['name']}", f"{bound}{value}", f"{lo} to {hi}", share["evidence"]))
-        if (time := row["latency"]) is not None:
-            value, lo, hi = (f"{1e3 * time['seconds_per_sample'][end]:.2g} ms" for end in ("value", "lo", "hi"))
-            rows.append((name, f"time per sample ({time['mode']})", value, f"{lo} to {hi}", time["evidence"]))
-        if (convention := row["literature"]) is not None:
-            paper = format_energy(convention["energy_pj"] / row["samples"])
-            rows.append((name, convention["name"], paper, "", "convention"))
-    if not rows:
-        return []
-    note = paragraph("Beside that, never part of the sums above:")
-    return [
-        note,
-        table("Beside the sums", ("profile", "what", "per sample", "interval", "evidence"), rows, numbers=(2, 3)),
-    ]

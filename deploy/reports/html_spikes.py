@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from avsnn.deploy.reports.activity_charts import heat, raster
-from avsnn.deploy.reports.charts import Row, bars, histogram
+from avsnn.deploy.reports.charts import Row, bars, histogram, largest
 from avsnn.deploy.reports.element import Markup
 from avsnn.deploy.reports.html_table import paragraph, table
 from avsnn.deploy.reports.sampled import evenly
@@ -24,7 +24,8 @@ def activity(report: Mapping[str, Any]) -> list[Markup]:
     spikes = {row["name"]: row["spikes"] for row in report["counts"]["populations"]}
     samples = report["counts"]["samples"]
     means = {row["name"]: spikes[row["name"]] / samples for row in found}
-    shown = [Row(label=name, values=(mean,), texts=(f"{mean:,.0f}",)) for name, mean in means.items()]
+    sent = [Row(label=name, values=(mean,), texts=(f"{mean:,.0f}",)) for name, mean in means.items()]
+    shown = largest(sent, "{:,.0f}".format)
     return [
         *_rates(report),
         *_steps(report),

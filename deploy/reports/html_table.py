@@ -6,6 +6,8 @@ from collections.abc import Collection, Sequence
 
 from avsnn.deploy.reports.element import Markup, element
 
+LONG = 24  # rows of a table that stands open
+
 
 def table(
     caption: str,
@@ -16,7 +18,7 @@ def table(
     hashes: Collection[int] = (),
     total: bool = False,
 ) -> Markup:
-    """A table that scrolls on its own where it is wide.
+    """A table that scrolls on its own where it is wide, and is folded where it is long.
 
     Args:
         caption: what its rows are.
@@ -33,7 +35,8 @@ def table(
         cells = [element("td", {"class": kind}, cell) for kind, cell in zip(kinds, row, strict=True)]
         body.append(element("tr", {"class": "total" if total and k == len(rows) - 1 else None}, *cells))
     parts = element("caption", {}, caption), element("thead", {}, element("tr", {}, *head)), element("tbody", {}, *body)
-    return element("div", {"class": "scroll"}, element("table", {}, *parts))
+    whole = element("div", {"class": "scroll"}, element("table", {}, *parts))
+    return whole if len(rows) <= LONG else folded(f"{caption}: {len(rows):,} rows", whole)
 
 
 def folded(summary: str, *parts: Markup) -> Markup:

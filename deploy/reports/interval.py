@@ -92,6 +92,11 @@ def format_energy(picojoules: float, *, rounding: str = "nearest") -> str:
     return _in_units(picojoules, _UNITS, rounding)
 
 
+def unit_of(picojoules: float) -> tuple[str, float]:
+    """The unit that `format_energy` writes an energy in, and its size in pJ, for numbers that share an axis."""
+    return next((unit, size) for unit, size in _UNITS if picojoules >= size or size == 1)
+
+
 def format_time(nanoseconds: float, *, rounding: str = "nearest") -> str:
     """The same for a time.
 

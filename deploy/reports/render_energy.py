@@ -21,7 +21,7 @@ TIMES = ("profile", "time per sample", "set by", "answers/s", "first answer", "s
 def energy_table(report: Mapping[str, Any]) -> RenderableType:
     """Chips that hold the network, or may; then those that cannot, with the reason; then notes on both."""
     priced = {name: row for name, row in report["energy"].items() if row["dynamic_pj_per_sample"] is not None}
-    cannot = {name: row for name, row in priced.items() if _holds(row).get("verdict") == NO}
+    cannot = {name: row for name, row in priced.items() if holds(row).get("verdict") == NO}
     table = _table(f"Energy per sample: {BANNER}", (*COLUMNS, "unpriced"), right=(1, 2, 5))
     for name in (name for name in priced if name not in cannot):
         unpriced = ", ".join(dict.fromkeys(item["term"] for item in priced[name]["unpriced"]))
@@ -32,7 +32,7 @@ def energy_table(report: Mapping[str, Any]) -> RenderableType:
     title = "Chips that cannot hold the network as it is, and what its operations would cost there"
     others = _table(title, (*COLUMNS, "cannot hold it"), right=(1, 2, 5))
     for name, row in cannot.items():
-        others.add_row(*_energy_row(name, row), _holds(row).get("brief", ""))
+        others.add_row(*_energy_row(name, row), holds(row).get("brief", ""))
     return Group(table, Text(""), others, *notes)
 
 
@@ -43,41 +43,54 @@ def _table(title: str, columns: tuple[str, ...], *, right: tuple[int, ...]) -> T
     return table
 
 
-def _holds(row: Mapping[str, Any]) -> Mapping[str, Any]:
+def holds(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Whether a profile holds the network, as `avsnn.deploy.reports.holding.Holding` says it."""
     found: Mapping[str, Any] = row.get("holds") or {}  # reports of older bundles have none
     return found
 
 
 def _energy_row(name: str, row: Mapping[str, Any]) -> Iterator[str]:
-    per_sample, widest = row["dynamic_pj_per_sample"], row.get("sensitivity")
+    per_sample = row["dynamic_pj_per_sample"]
     yield name
     yield format_energy(per_sample["value"])
     low, high = format_energy(per_sample["lo"], rounding="down"), format_energy(per_sample["hi"], rounding="up")
     yield f"{low} to {high}"
     yield row["evidence"] or ""
     yield row["scope"]
-    yield "" if not widest else f"{widest['constant'].removeprefix('energy_pj.')} {100 * widest['share']:.0f} %"
+    yield widest(row)
+
+
+def widest(row: Mapping[str, Any]) -> str:
+    """The constant that most of the interval's width comes from, and its share of it."""
+    found = row.get("sensitivity")  # reports of older bundles have none
+    return "" if not found else f"{found['constant'].removeprefix('energy_pj.')} {100 * found['share']:.0f} %"
 
 
 def _notes(report: Mapping[str, Any]) -> list[str]:
     silent = [name for name, row in report["energy"].items() if row["dynamic_pj_per_sample"] is None]
     lines, notes = [], dict[str, list[str]]()
     for name, row in report["energy"].items():
-        first = len(_holds(row).get("reasons", ())) > 0 and _holds(row).get("verdict") == NO
+        first = len(holds(row).get("reasons", ())) > 0 and holds(row).get("verdict") == NO
         for note in row["warnings"][first:] if name not in silent else ():  # the table has said the first
             notes.setdefault(note, []).append(name)
     if silent:
         lines.append(f"  not priced, as no energy of an operation is published: {', '.join(silent)}")
     lines += [f"  {', '.join(names)}: {note}" for note, names in notes.items()]
-    if (papers := report.get("literature")) is not None:  # reports of older bundles have none
-        rated = f"{format_energy(papers['rate_flops_pj_per_sample'])} by rate x FLOPs"
-        lines.append(f"  {papers['name']}: {format_energy(papers['pj_per_sample'])}, {rated}; an estimate of no chip")
-    return lines
+    return [*lines, *(f"  {line}" for line in paper_lines(report))]
+
+
+def paper_lines(report: Mapping[str, Any]) -> list[str]:
+    """The figure that papers print; nothing in reports of older bundles."""
+    found = report.get("literature")
+    if not found:
+        return []
+    rated = f"{format_energy(found['rate_flops_pj_per_sample'])} by rate x FLOPs"
+    return [f"{found['name']}: {format_energy(found['pj_per_sample'])}, {rated}; an estimate of no chip"]
 
 
 def time_table(report: Mapping[str, Any]) -> RenderableType | None:
     """What is known of time, and of what costs energy as long as it lasts; None where no profile knows."""
-    rows = [_time_row(name, row) for name, row in report["energy"].items() if row["latency"] is not None]
+    rows = [time_row(name, row) for name, row in report["energy"].items() if row["latency"] is not None]
     if not rows:
         return None
     table = _table("Time and static energy per sample", TIMES, right=(1, 3, 4, 5, 6, 7))
@@ -86,7 +99,8 @@ def time_table(report: Mapping[str, Any]) -> RenderableType | None:
     return table
 
 
-def _time_row(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+def time_row(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Cells under `TIMES`."""
     time, pace = row["latency"], row.get("pace") or {}
     bound = time["mode"] == "lower bound"
     least, most = (">= ", "<= ") if bound else ("", "")

@@ -14,8 +14,9 @@ from avsnn.convert.ir.fixed_interpreter import to_integers
 from avsnn.deploy.capability import capabilities
 from avsnn.deploy.executions import execute_all
 from avsnn.deploy.reports.counts import count
-from avsnn.deploy.reports.energy import price
+from avsnn.deploy.reports.prices import prices
 from avsnn.deploy.reports.report import accuracy_table, build_report
+from avsnn.deploy.reports.tally import MemoryWords
 from avsnn.hw_profiles.profile import load_profile
 from tests.strategies import inputs_for, spiking_graph
 
@@ -28,7 +29,16 @@ def report() -> dict[str, Any]:
     bundle = pipeline.convert(graph, calibration=x, target="loihi2")
     scheduled, loihi2 = bundle.graph("scheduled"), load_profile("loihi2")
     done = execute_all(scheduled, to_integers(scheduled, x), data="random", lava=None)
-    counts = count(scheduled, {**done.inputs, **done.activity.spikes}, driven=True)
+    seen = {**done.inputs, **done.activity.spikes}
+    counts = count(scheduled, seen, driven=True)
+    found = prices(
+        scheduled,
+        counts,
+        seen,
+        [load_profile(name) for name in ("loihi2", "loihi1", "cmos45", "akida")],
+        words=MemoryWords(weight_bits=8, state_bits=24),
+        mapped=("loihi2", bundle.graph("mapped")),
+    )
     right = {"float": np.arange(40) > 3, "quantised": np.arange(40) > 5}
     made = build_report(
         meta=bundle.meta,
@@ -38,11 +48,12 @@ def report() -> dict[str, Any]:
         executions=done.checks,
         accuracy=accuracy_table(right, data="made up"),
         counts=counts,
-        energy=[price(counts, load_profile(name)) for name in ("loihi2", "loihi1", "cmos45")],
+        energy=found.energy,
+        cores=found.cores,
         capabilities=capabilities(scheduled, loihi2),
     )
-    found: dict[str, Any] = json.loads(json.dumps(made))
-    assert found["mapping"]["cores"]
-    assert found["certificate"]
-    assert found["counts"]["total"]["spikes"] > 0
-    return found
+    plain: dict[str, Any] = json.loads(json.dumps(made))
+    assert plain["mapping"]["cores"]
+    assert plain["certificate"]
+    assert plain["counts"]["total"]["spikes"] > 0
+    return plain

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from avsnn.deploy.reports.charts import LEVELS, Row, bars, grid, histogram
+from avsnn.deploy.reports.charts import LEVELS, MOST, Row, bars, grid, histogram, largest
 from avsnn.deploy.reports.compare import LAYERS, compare_table, layers_csv, summary
 from avsnn.deploy.reports.element import Markup, element, joined
 from avsnn.deploy.reports.energy import BANNER
@@ -148,15 +148,21 @@ def test_the_same_report_is_the_same_page(report: dict[str, Any]) -> None:
 
 
 def test_a_large_network_stays_below_five_megabytes(report: dict[str, Any]) -> None:
+    """S-CMRL of its paper: hundreds of populations of long names, 385 cores on four chips; and more."""
     large = json.loads(json.dumps(report))
-    rows, counts = large["populations"], large["counts"]
-    for table in (rows, counts["populations"], counts["synapses"], large["certificate"], large["delays"]):
-        table *= 1 + 400 // max(1, len(table))
-    large["mapping"]["cores"] = [
-        core | {"core": k, "population": f"p{k % 400}"} for core in large["mapping"]["cores"][:1] for k in range(9000)
-    ]
-    page = render_html(large, digest="")
-    assert 500_000 < len(page.encode()) < 5_000_000
+    large["raster"]["populations"] *= 24 // len(large["raster"]["populations"])
+    counts, done = large["counts"], large["core_counts"]["loihi2"]
+    tables = (large["populations"], counts["populations"], counts["synapses"], large["certificate"])
+    for rows in (*tables, large["dense"]["layers"]):
+        first = dict(rows[0])
+        rows += [first | {"name": f"blocks.{k}.attention.projection.{'long.' * 8}{k}"} for k in range(500)]
+    large["energy"] |= {f"chip{k}": large["energy"]["loihi2"] for k in range(14)}
+    for number, least, most in ((385, 500_000, 1_500_000), (9000, 2_500_000, 5_000_000)):
+        names = [{"core": k, "population": f"p{k % 400}"} for k in range(number)]
+        large["mapping"]["cores"] = [large["mapping"]["cores"][0] | core for core in names]
+        done["cores"] = [done["cores"][0] | core | {"chip": k // 120} for k, core in enumerate(names)]
+        page = render_html(large, digest="")
+        assert least < len(page.encode()) < most
     assert "4,904 are not drawn" in page
 
 
@@ -189,6 +195,18 @@ def test_mismatches_and_what_was_not_compared_are_not_called_good(report: dict[s
 
 
 # Charts
+
+
+def test_bars_that_are_left_out_are_summed_up_and_the_largest_stay_in_order() -> None:
+    rows = [Row(label=f"r{k}", values=(float(k % 30), 1.0), texts=("", "")) for k in range(50)]
+    assert largest(rows[:MOST], str) == rows[:MOST]
+    *kept, rest = largest(rows, "{:.0f}".format)
+    assert len(kept) == MOST - 1
+    assert [row for row in rows if row in kept] == kept
+    assert min(row.values[0] for row in kept) >= 15
+    sums = [sum(row.values[k] for row in rows) - sum(row.values[k] for row in kept) for k in (0, 1)]
+    assert (rest.label, list(rest.values)) == (f"{51 - MOST} others together", sums)
+    assert rest.texts == tuple(f"{value:.0f}" for value in sums)
 
 
 def numbers(markup: str, name: str) -> list[float]:
