@@ -26,6 +26,11 @@ SCOPES = {
     "all_in": "all energy, static too",
 }
 """Scope of a profile: what its price of an operation holds."""
+WORDS_OF_TERMS = (
+    "sop: synaptic operations; dynamic: products of activity (attention); update: neurons, step by step; spike: "
+    "sending one; route: messages on their way; memory: reading weights and states; sync: waiting for each other at "
+    "the end of a step; host: what an ordinary processor computes beside the chip; static: power that flows anyway."
+)
 
 
 def energy_text(interval: Mapping[str, float], samples: int = 1) -> tuple[str, str, str]:
@@ -83,7 +88,7 @@ def _profiles(priced: Mapping[str, Mapping[str, Any]]) -> list[Markup]:
     scopes = ("profile", "what it is", "scope of its prices", "they hold also", "without a price")
     return [
         table("Dynamic energy per sample on each profile", columns, rows, numbers=(2, 3)),
-        table("What these sums hold and leave out", scopes, held),
+        folded("What these sums hold and leave out", paragraph(WORDS_OF_TERMS), table("Scopes", scopes, held)),
     ]
 
 
@@ -122,7 +127,8 @@ def _beside(report: Mapping[str, Any]) -> list[Markup]:
         "so, and never in that of spikes: they stand beside each other, no more."
     )
     title = "The same without spikes, on ordinary processors, per sample"
-    chart = [_scale(title, [row for row in drawn if row.values[1] > 0])] if rows else []
+    drawn = [row for row in drawn if row.values[1] > 0]
+    chart = [_scale(title, drawn)] if drawn else []
     return [*chart, paragraph(note), table("Ordinary processors", columns, rows, numbers=(3, 4))]
 
 
