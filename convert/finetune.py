@@ -12,12 +12,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from avsnn.convert.finetune_data import Samples, graph_teacher, module_teacher
 from avsnn.convert.finetune_loop import STATE, Options, Problem, Row, Tuner
 from avsnn.convert.finetune_proof import compare
 from avsnn.convert.finetune_start import Start, describe, start
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array
+from avsnn.convert.passes.quantise import Scale
 from avsnn.convert.tuning import Tuned, Untuned
 from avsnn.errors import InputError
 
@@ -98,7 +101,7 @@ class Retraining:
             "before": tuner.before if len(budgets) == 1 else {"operations": whole},
             "epochs": [{name: value for name, value in row.items() if name != "seconds"} for row in rows],
         }
-        return Tuned(graph=graph, scales=problem.begun.scales, checks=checks, record=record)
+        return Tuned(graph=graph, scales=_scales(problem.begun, graph), checks=checks, record=record)
 
     def _problem(self, untuned: Untuned) -> Problem:
         module = untuned.module
@@ -133,6 +136,16 @@ def begin(untuned: Untuned) -> Start:
     formats = untuned.profile.formats
     granularity = "population" if formats is None else formats.threshold_granularity
     return start(untuned.folded, untuned.quantised, untuned.scales, untuned.target, granularity=granularity)
+
+
+def _scales(begun: Start, graph: Graph) -> tuple[Scale, ...]:
+    """The scales of populations whose thresholds have moved: the real threshold stays ``(h + tie) / S``."""
+    found = []
+    for scale in begun.scales:
+        before, after = (getattr(each[scale.population], "threshold_mant", 0) for each in (begun.graph, graph))
+        moved = 1.0 if np.ndim(before) else (after + scale.tie) / (before + scale.tie) if before != after else 1.0
+        found.append(replace(scale, scale=scale.scale * moved))
+    return tuple(found)
 
 
 def _few(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from avsnn.convert.finetune_cells import PER_ACTIVATION, IntegerCell, Leak, float_for
-from avsnn.convert.finetune_layers import Bias, HostCurrent, UnitCurrent, Weights, multiplied
+from avsnn.convert.finetune_layers import Bias, HostCurrent, Threshold, UnitCurrent, Weights, multiplied
 from avsnn.convert.intervals import Interval, of_product, steps_of
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.graph import Graph
@@ -56,6 +56,7 @@ class IntegerNet(nn.Module):
         starts: real mantissas by synapse, where training should not start from the integers themselves.
         shifts: k by population, where all its currents must stay multiples of ``2^k``; weights do by their exponents.
         surrogate: a name in `avsnn.train.surrogates.SURROGATES`.
+        rates: whether thresholds train, and the host's wide weights: what most moves how often neurons fire.
 
     Raises:
         CapabilityError: a node that cannot be trained.
@@ -70,10 +71,11 @@ class IntegerNet(nn.Module):
         starts: Mapping[str, Array] | None = None,
         shifts: Mapping[str, int] | None = None,
         surrogate: str = "atan",
+        rates: bool = False,
     ) -> None:
         super().__init__()
         self.graph, self.target, self.surrogate, self.shifts = graph, target, surrogate, dict(shifts or {})
-        self.layers = nn.ModuleDict()
+        self.layers, self.thresholds, self._rates = nn.ModuleDict(), nn.ModuleDict(), rates
         self._levels: dict[str, int] = {}
         self._reaches: dict[str, float] = {}
         self._cells: dict[str, tuple[IntegerCell, torch.dtype]] = {}
@@ -95,7 +97,7 @@ class IntegerNet(nn.Module):
                 assert isinstance(reader, fixed.FixedLIF)
                 kept = growth(graph.timesteps, (fixed.MEMORYLESS - reader.decay_v) / fixed.MEMORYLESS)
                 room = int(HEADROOM * (1 << (reader.state_bits - 1 - fixed.ACTIVATION_SHIFT)) / kept)
-                self._put(node, HostCurrent(graph, node, self.target, _level(reader), room))
+                self._put(node, HostCurrent(graph, node, self.target, _level(reader), room, rates=self._rates))
             case fixed.FixedUnitCurrent():
                 self._put(node, UnitCurrent(node))
             case fixed.Received():
@@ -110,6 +112,9 @@ class IntegerNet(nn.Module):
                 float_for(most * max(graph.timesteps, 1), where=node.name)
             case fixed.FixedLIF():
                 self._levels[node.name] = 1
+                if node.role == "neuron" and not self.shifts.get(node.name):  # shifted: only with all that v is made of
+                    room = self.target.threshold_room
+                    self.thresholds[_key(node.name)] = Threshold(node, room, rates=self._rates)
                 if self._biased(node):
                     self._put(node, self._bias(node))
             case fixed.FixedReadout():
@@ -204,12 +209,26 @@ class IntegerNet(nn.Module):
         return found
 
     def _cell(self, node: Node) -> tuple[IntegerCell, torch.dtype]:
-        """The cell of a population, on the device of the module."""
+        """The cell of a population with the threshold that acts, on the device of the module."""
         assert isinstance(node, fixed.FixedLIF)
+        device = next(self.parameters()).device
+        if self._rates:
+            return IntegerCell.of(self._with_threshold(node), self.surrogate, device)
         if node.name not in self._cells:
-            device = next(self.parameters()).device
-            self._cells[node.name] = IntegerCell.of(node, self.surrogate, device)
+            self._cells[node.name] = IntegerCell.of(self._with_threshold(node), self.surrogate, device)
         return self._cells[node.name]
+
+    def _threshold(self, node: Node) -> Threshold | None:
+        if _key(node.name) not in self.thresholds:
+            return None
+        found = self.thresholds[_key(node.name)]
+        assert isinstance(found, Threshold)
+        return found
+
+    def _with_threshold(self, node: fixed.FixedLIF) -> fixed.FixedLIF:
+        """The population with the threshold that acts."""
+        threshold = self._threshold(node)
+        return node if threshold is None else threshold.acting(node)
 
     def _pooling(self, node: Node) -> bool:
         """Whether it is the window of an OR of spikes, which is a maximum."""
@@ -241,6 +260,9 @@ class IntegerNet(nn.Module):
         drive = u if bias is None else u + bias
         steps = node.steps or self.graph.timesteps  # behind its own window a population rests
         if found is None:
+            threshold = self._threshold(node)
+            if threshold is not None and self._rates:
+                drive = threshold.felt(drive)
             return _resting(walk(drive[:steps], cell), len(drive))
         return _recorded(node.name, u[:steps], drive, cell, found)
 
@@ -295,6 +317,9 @@ class IntegerNet(nn.Module):
         for layer in self.layers.values():
             if isinstance(layer, HostCurrent | Bias) or (isinstance(layer, Weights) and not layer.fixed):
                 layer.project()
+        for threshold in self.thresholds.values():
+            assert isinstance(threshold, Threshold)
+            threshold.project()
         for node in self.graph.of(fixed.FixedLIF):
             self._hold(node)
 
@@ -324,12 +349,12 @@ class IntegerNet(nn.Module):
         layer = self._layer(node) if self._has(node.name) else None
         if isinstance(layer, Weights | HostCurrent) and not getattr(layer, "fixed", False):
             return layer.node()
+        if isinstance(node, fixed.FixedLIF):
+            node = self._with_threshold(node)
+            return replace(node, bias_mant=layer.integers()) if isinstance(layer, Bias) else node
         if isinstance(layer, Bias):
-            whole = layer.integers()
-            if isinstance(node, fixed.FixedLIF):
-                return replace(node, bias_mant=whole)
             assert isinstance(node, fixed.FixedReadout)
-            return replace(node, bias=whole)
+            return replace(node, bias=layer.integers())
         return node
 
 

@@ -17,7 +17,6 @@ from torch.nn import functional
 
 from avsnn.convert.finetune_cells import float_for, on_grid, rounded
 from avsnn.convert.finetune_grid import mantissa_grid
-from avsnn.convert.intervals import Interval, of_held
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.kernels import image_shape, per_channel
@@ -25,6 +24,8 @@ from avsnn.convert.ir.node import Array
 from avsnn.convert.ir.products import UNIT_BITS
 from avsnn.convert.passes.integer_formats import Target
 from avsnn.errors import CapabilityError
+
+WIDEST_SUM = 52  # bits of a sum that the host may reach, exact in float64
 
 
 def _latent(values: Array, dtype: torch.dtype = torch.float32) -> nn.Parameter:
@@ -124,65 +125,90 @@ def convolved(x: Tensor, weight: Tensor, node: fixed.FixedConv2d | fixed.HeldCur
 
 
 class HostCurrent(nn.Module):
-    """A `HeldCurrent`: weights stay, wide as they are; whole units of current added to each channel train.
+    """A `HeldCurrent`: whole units of current added to each channel train, and its wide weights, if ``rates`` do.
 
-    ``a = (weight x + bias + (delta << shift) + half) >> shift`` is ``a + delta``, and delta is bounded so that no input
-    in range makes a current that the bias of a neuron cannot hold.
+    ``a = (weight x + bias + (delta << shift) + half) >> shift`` is what it would be without delta, plus delta. No input
+    in range may make a current that the bias of a neuron cannot hold: `project` shrinks rows of weights that could, and
+    bounds delta to what they leave.
     """
 
     bounds: Tensor
-    weight: Tensor
     bias: Tensor
 
-    def __init__(self, graph: Graph, node: fixed.HeldCurrent, target: Target, unit: float, most_current: int) -> None:
+    def __init__(
+        self, graph: Graph, node: fixed.HeldCurrent, target: Target, unit: float, most_current: int, *, rates: bool
+    ) -> None:
         super().__init__()
         if node.port != "current":
             raise CapabilityError("only currents can be fine-tuned", where=node.name, found=node.port)
         self.held, self.unit = node, unit
         (source,) = graph.sources(node)
         assert isinstance(source, fixed.FixedInput)
-        reached = of_held(node, Interval.of(source.shape, source.low, source.high))
-        smallest, largest = (end.reshape(len(end), -1) for end in (reached.low, reached.high))
-        peak = np.abs(node.weight).reshape(len(node.weight), -1).sum(axis=1).max() * max(-source.low, source.high)
-        most = int(peak) + int(np.abs(node.bias).max(initial=0)) + (1 << node.shift)
+        self.source = source
+        wide = max(-source.low, source.high) * np.abs(node.weight).reshape(len(node.weight), -1).sum(axis=1).max()
+        most = int(wide) + int(np.abs(node.bias).max(initial=0)) + (1 << node.shift)
         float_for(most, where=node.name)  # float64 always holds what the host's formats allow
-        self.latent = _latent(np.zeros(len(smallest)))
-        room = min(target.bias_room, most_current)
-        bounds = np.stack([-room - smallest.min(axis=1), room - largest.max(axis=1)]).astype(np.float32)
-        self.register_buffer("bounds", torch.from_numpy(bounds), persistent=False)
-        self.register_buffer("weight", torch.from_numpy(node.weight.astype(np.float64)), persistent=False)
+        self.room = min(target.bias_room, most_current, (1 << WIDEST_SUM) >> node.shift)
+        self.largest = float(np.abs(node.weight).max(initial=1))
+        self.latent = _latent(np.zeros(len(node.weight)))
+        self.kernel = _latent(node.weight / self.largest, torch.float64).requires_grad_(rates)
         bias = per_channel(node.bias, len(node.shape)).astype(np.float64)
         self.register_buffer("bias", torch.from_numpy(np.array(bias)), persistent=False)
+        self.register_buffer("bounds", torch.zeros(2, len(node.weight)), persistent=False)
+        self.project()
 
     def delta(self) -> Tensor:
         """Return the whole units of current that each channel gets more."""
         low, high = self.bounds[0], self.bounds[1]
         return rounded(torch.minimum(torch.maximum(self.latent * self.unit, low), high), even=True)
 
+    def weights(self) -> Tensor:
+        """Return the integers that act, float64."""
+        return rounded(self.kernel * self.largest, even=True)
+
     def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """(B, *source) integers -> (B, *shape) of the type of the population's states."""
-        with torch.no_grad():
-            wide = x.double()
-            if self.held.weight.ndim == 4:
-                total = convolved(wide, self.weight, self.held)
-            else:
-                total = functional.linear(wide.flatten(1), self.weight)
-            half = (1 << self.held.shift) >> 1
-            current = torch.floor((total + self.bias + half) / (1 << self.held.shift)).to(dtype)
+        current = self._shifted(self._sums(x.double(), self.weights())).to(dtype)
         return current + self.delta().to(dtype).reshape(-1, *(1,) * (current.ndim - 2))
+
+    def _sums(self, x: Tensor, weight: Tensor) -> Tensor:
+        return convolved(x, weight, self.held) if weight.ndim == 4 else functional.linear(x.flatten(1), weight)
+
+    def _shifted(self, sums: Tensor) -> Tensor:
+        return rounded((sums + self.bias) / (1 << self.held.shift), even=False)
+
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        """The (smallest, largest) current of each channel without delta, for any input in range, (out,)."""
+        shape, weight = (1, *self.source.shape), self.weights()
+        low, high = (weight.new_full(shape, end) for end in (self.source.low, self.source.high))
+        up, down = weight.clamp(min=0), weight.clamp(max=0)
+        least, most = self._sums(low, up) + self._sums(high, down), self._sums(high, up) + self._sums(low, down)
+        rows = (self._shifted(end).reshape(len(weight), -1) for end in (least, most))
+        return next(rows).amin(1), next(rows).amax(1)
 
     @torch.no_grad()
     def project(self) -> None:
-        """Keep the latent numbers inside their bounds."""
+        """Keep every current inside what neurons can hold."""
+        smallest, largest = self._ends()
+        peaks = torch.maximum(largest, -smallest)
+        if bool((peaks > self.room).any()):
+            one, levels = 1 << self.held.shift, max(-self.source.low, self.source.high)
+            given = float(self.bias.abs().max()) / one
+            margin = 1 + levels * self.kernel[0].numel() / (2 * one)  # what rounding may add
+            factors = ((self.room - margin - given) / (peaks + given)).clamp(min=0.0)
+            factors = torch.where(peaks > self.room, factors, torch.ones_like(factors))
+            self.kernel.mul_(factors.reshape(-1, *(1,) * (self.kernel.ndim - 1)))
+            smallest, largest = self._ends()
+        self.bounds.copy_(torch.stack([-self.room - smallest, self.room - largest]))
         low, high = self.bounds / self.unit
         self.latent.copy_(torch.minimum(torch.maximum(self.latent, low), high))
 
     @torch.no_grad()
     def node(self) -> fixed.HeldCurrent:
-        """Return the current with what was added to each channel."""
+        """Return the current with its weights, and what was added to each channel."""
         added = _whole(self.delta()) << self.held.shift
-        bias = per_channel(self.held.bias, len(self.held.shape))
-        return replace(self.held, bias=bias + per_channel(added, len(self.held.shape)))
+        bias = per_channel(self.held.bias, len(self.held.shape)) + per_channel(added, len(self.held.shape))
+        return replace(self.held, weight=_whole(self.weights()), bias=bias)
 
 
 class Bias(nn.Module):
@@ -228,6 +254,49 @@ class Bias(nn.Module):
     def integers(self) -> Array:
         """Return what acts now."""
         return _whole(self.mantissas())
+
+
+class Threshold(nn.Module):
+    """The threshold of a population: ``h`` times ``e^latent``, one number, or one per channel where there are several.
+
+    Neurons are homogeneous: ``v > c h`` under a drive d is ``v > h`` under ``d / c``. So the gradient of a threshold is
+    that of the drive times the drive, negated, and no walk through time need know of it. What a reset subtracts moves
+    with the threshold, and so does the scale S of the population, whose real threshold stays ``(h + tie) / S``.
+
+    Args:
+        node: as it begins.
+        room: largest threshold.
+        rates: whether it trains.
+    """
+
+    def __init__(self, node: fixed.FixedLIF, room: int, *, rates: bool) -> None:
+        super().__init__()
+        self.begun, self.room = np.asarray(node.threshold_mant, dtype=np.float64), room
+        self.latent = _latent(np.zeros(self.begun.shape), torch.float64).requires_grad_(rates)
+
+    @torch.no_grad()
+    def mantissa(self) -> int | Array:
+        """Return the integers that act."""
+        found = np.rint(self.begun * np.exp(self.latent.cpu().numpy()))
+        whole: Array = np.clip(found, 1, self.room).astype(np.int64)
+        return whole if whole.ndim else int(whole)
+
+    def acting(self, node: fixed.FixedLIF) -> fixed.FixedLIF:
+        """Return the population with the threshold that acts."""
+        mantissa = self.mantissa()
+        subtract = node.subtract if node.reset == "hard" else mantissa << fixed.ACTIVATION_SHIFT
+        return replace(node, threshold_mant=mantissa, subtract=subtract)
+
+    def felt(self, drive: Tensor) -> Tensor:
+        """Return the drive (T, B, *shape) as it is, with the gradient of the threshold."""
+        still = (self.latent - self.latent.detach()).to(drive)
+        return drive - drive.detach() * still
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Keep thresholds inside the format."""
+        begun = torch.from_numpy(self.begun).to(self.latent)
+        self.latent.clamp_(min=-torch.log(begun), max=np.log(self.room) - torch.log(begun))
 
 
 class UnitCurrent(nn.Module):

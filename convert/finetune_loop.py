@@ -117,7 +117,12 @@ class Tuner:
         begun = problem.begun
         shifts = {scale.population: scale.shift for scale in begun.scales}
         net = IntegerNet(
-            begun.graph, problem.target, starts=begun.mantissas, shifts=shifts, surrogate=options.surrogate
+            begun.graph,
+            problem.target,
+            starts=begun.mantissas,
+            shifts=shifts,
+            surrogate=options.surrogate,
+            rates=options.sop_budget < 1,
         )
         self.net = net.to(options.device)
         self.rows: list[Row] = []

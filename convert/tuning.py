@@ -25,11 +25,14 @@ from avsnn.hw_profiles.schema import Profile
 
 TRAINED: tuple[tuple[type[Node], tuple[str, ...]], ...] = (
     (fixed.Synapse, ("weight_mant", "weight_exp", "sign_mode")),
-    (fixed.HeldCurrent, ("bias",)),
+    (fixed.HeldCurrent, ("weight", "bias")),
     (fixed.FixedLIF, ("bias_mant", "threshold_mant", "subtract")),
     (fixed.FixedReadout, ("bias", "scale")),
 )
 """Numbers that fine-tuning may change, by node; nothing else may differ."""
+
+SHAPED = {"weight", "weight_mant"}
+"""Those whose shape is the network's."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,7 +91,7 @@ def check_same_network(before: Graph, after: Graph) -> int:
         for part in fields(old):
             a: Any = getattr(old, part.name)
             b: Any = getattr(new, part.name, None)
-            same = np.shape(a) == np.shape(b) if part.name == "weight_mant" else part.name in free or _equal(a, b)
+            same = np.shape(a) == np.shape(b) if part.name in free & SHAPED else part.name in free or _equal(a, b)
             if type(old) is not type(new) or not same:
                 raise VerifyError(f"fine-tuning changed {part.name}", where=old.name, expected=a, found=b)
     if not any(_differs(old, new) for old, new in zip(before, after, strict=True)):
