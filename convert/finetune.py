@@ -101,7 +101,7 @@ class Retraining:
             "before": tuner.before if len(budgets) == 1 else {"operations": whole},
             "epochs": [{name: value for name, value in row.items() if name != "seconds"} for row in rows],
         }
-        return Tuned(graph=graph, scales=_scales(problem.begun, graph), checks=checks, record=record)
+        return Tuned(graph=graph, scales=moved_scales(problem.begun, graph), checks=checks, record=record)
 
     def _problem(self, untuned: Untuned) -> Problem:
         module = untuned.module
@@ -138,8 +138,8 @@ def begin(untuned: Untuned) -> Start:
     return start(untuned.folded, untuned.quantised, untuned.scales, untuned.target, granularity=granularity)
 
 
-def _scales(begun: Start, graph: Graph) -> tuple[Scale, ...]:
-    """The scales of populations whose thresholds have moved: the real threshold stays ``(h + tie) / S``."""
+def moved_scales(begun: Start, graph: Graph) -> tuple[Scale, ...]:
+    """Return the scales of populations whose thresholds may have moved: the real one stays ``(h + tie) / S``."""
     found = []
     for scale in begun.scales:
         before, after = (getattr(each[scale.population], "threshold_mant", 0) for each in (begun.graph, graph))

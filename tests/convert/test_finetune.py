@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from avsnn.convert import equivalence as eq
 from avsnn.convert.certificate import certify
 from avsnn.convert.equivalence import Check
-from avsnn.convert.finetune import Retraining
+from avsnn.convert.finetune import Retraining, moved_scales
 from avsnn.convert.finetune_data import Given, graph_teacher
 from avsnn.convert.finetune_graph import IntegerNet, tensors
 from avsnn.convert.finetune_grid import mantissa_grid
-from avsnn.convert.finetune_layers import Weights
+from avsnn.convert.finetune_layers import HostCurrent, Threshold, Weights
 from avsnn.convert.finetune_loop import Options, Problem, Tuner
 from avsnn.convert.finetune_operations import fanouts
 from avsnn.convert.finetune_proof import activity, compare
@@ -65,16 +65,22 @@ def same_as_its_integers(net: IntegerNet, formats: Target, x: dict[str, Any]) ->
     return compare(net, x, "samples")
 
 
-@given(spiking_graphs(max_steps=9), st.sampled_from(BITS), st.sampled_from(["loihi2", "cpu"]), st.integers(0, 99))
-@settings(max_examples=4, deadline=None)
-def test_the_network_that_trains_is_its_integers(graph: Graph, bits: int, profile: str, seed: int) -> None:
+@given(
+    spiking_graphs(max_steps=9),
+    st.sampled_from(BITS),
+    st.sampled_from(["loihi2", "cpu"]),
+    st.integers(0, 99),
+    st.booleans(),
+)
+@settings(max_examples=5, deadline=None)
+def test_the_network_that_trains_is_its_integers(graph: Graph, bits: int, profile: str, seed: int, rates: bool) -> None:
     formats, x = target(bits, profile), inputs_for(graph, 7, batch=6)
     quantised, scales = quantise(graph, target=formats, calibration=x)
     begun = start(graph, quantised, scales, formats, granularity=granularity_of(profile))
     check_neurons(graph, begun.graph, begun.scales)
     shifts = {scale.population: scale.shift for scale in scales}
-    net = shaken(IntegerNet(begun.graph, formats, starts=begun.mantissas, shifts=shifts), seed)
-    check_neurons(graph, net.integers(), begun.scales)
+    net = shaken(IntegerNet(begun.graph, formats, starts=begun.mantissas, shifts=shifts, rates=rates), seed)
+    check_neurons(graph, net.integers(), moved_scales(begun, net.integers()))
     if not any(s.any() for s in activity(net, to_integers(quantised, x)).spikes.values()):
         return  # nothing to compare; `test_products_too` and the shipped networks fire
     assert same_as_its_integers(net, formats, x).compared > 0
@@ -221,6 +227,61 @@ def test_a_budget_takes_operations_away() -> None:
             tuner.run_epoch()
     assert bound.rows[-1]["operations"] < 0.92 * bound.before["operations"]
     assert bound.rows[-1]["operations"] < 0.97 * free.rows[-1]["operations"]
+
+
+def host(graph: Graph) -> fixed.HeldCurrent:
+    (node,) = graph.of(fixed.HeldCurrent)
+    return node
+
+
+def test_a_budget_moves_thresholds_and_the_weights_of_the_host() -> None:
+    for budget in (1.0, 0.5):
+        tuner = Tuner(problem(8), Options(epochs=2, batch=8, lr=0.01, sop_budget=budget))
+        before = tuner.net.integers()
+        while not tuner.finished:
+            tuner.run_epoch()
+        after = tuner.net.integers()
+        same = [np.array_equal(host(before).weight, host(after).weight), threshold(before) == threshold(after)]
+        assert same == [budget == 1.0] * 2
+        check_same_network(before, after)
+        assert same_as_its_integers(tuner.net, target(8), small()[1]).controls
+
+
+def test_a_higher_threshold_means_fewer_operations() -> None:
+    graph, x = small()
+    quantised, _ = quantise(graph, target=target(), calibration=x)
+    net, integers = IntegerNet(quantised, target(), rates=True), to_integers(quantised, x)
+
+    def operations() -> Any:
+        return net(tensors(quantised, integers, "cpu"), operations=fanouts(net)).operations
+
+    before = operations()
+    before.backward()
+    level = net.thresholds["p1"]
+    assert isinstance(level, Threshold)
+    assert level.latent.grad is not None
+    assert level.latent.grad < 0
+    with torch.no_grad():
+        level.latent.add_(0.5)
+        assert operations() < before
+        level.latent.fill_(99.0)
+        net.project()
+    assert threshold(net.integers()) == target().threshold_room
+
+
+def test_weights_of_the_host_do_not_grow_until_an_input_overflows_them() -> None:
+    graph, x = small()
+    quantised, _ = quantise(graph, target=target(), calibration=x)
+    net = IntegerNet(quantised, target(), rates=True)
+    assert np.array_equal(host(net.integers()).weight, host(quantised).weight)
+    layer = next(part for part in net.layers.values() if isinstance(part, HostCurrent))
+    with torch.no_grad():
+        layer.kernel.mul_(torch.tensor([1e4, -3.0]).reshape(-1, 1, 1, 1)[: len(layer.kernel)])
+    with pytest.raises(VerifyError, match="current does not fit"):
+        check_formats(net.integers(), target())
+    net.project()
+    check_formats(net.integers(), target())
+    assert same_as_its_integers(net, target(), x).compared > 0
 
 
 def granularity_of(profile: str) -> str:
