@@ -193,3 +193,16 @@ class IntegerCell:
         """Add what the next potential passes back: the decay, and nothing where a hard reset cut it."""
         kept = torch.addcmul(later, later, fired, value=-1) if self.reset == "hard" else later
         by_u.add_(kept, alpha=self.leak.keep / fixed_point.UNITY)
+
+
+def recorded(drive: Tensor, cell: IntegerCell) -> tuple[Tensor, Tensor]:
+    """Return spikes and v after resets of all steps of a drive (T, B, *), without gradients."""
+    v, fired, carried = [], [], None
+    for step in drive:
+        before = step.clone() if carried is None else step + carried
+        spikes = torch.empty_like(before)
+        cell.fire(before, spikes)
+        v.append(cell.rest(before, spikes))
+        fired.append(spikes)
+        carried = cell.carry(before.clone(), spikes)
+    return torch.stack(fired), torch.stack(v)

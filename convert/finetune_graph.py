@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from avsnn.convert.finetune_cells import PER_ACTIVATION, IntegerCell, Leak, float_for
-from avsnn.convert.finetune_layers import Bias, HostCurrent, Threshold, UnitCurrent, Weights, multiplied
+from avsnn.convert.finetune_cells import PER_ACTIVATION, IntegerCell, Leak, float_for, recorded
+from avsnn.convert.finetune_hosts import HostCurrent, UnitCurrent
+from avsnn.convert.finetune_layers import Bias, Threshold, Weights, multiplied
 from avsnn.convert.intervals import Interval, of_product, steps_of
 from avsnn.convert.ir import fixed_nodes as fixed
 from avsnn.convert.ir.graph import Graph
@@ -264,7 +265,9 @@ class IntegerNet(nn.Module):
             if threshold is not None and self._rates:
                 drive = threshold.felt(drive)
             return _resting(walk(drive[:steps], cell), len(drive))
-        return _recorded(node.name, u[:steps], drive, cell, found)
+        found.spikes[node.name], v = (_resting(x, len(drive)) for x in recorded(drive[:steps], cell))
+        found.states[node.name] = {"u": _resting(u[:steps], len(drive)), "v": v}
+        return found.spikes[node.name]
 
     def _bias_in_v(self, node: fixed.FixedLIF, like: Tensor) -> Tensor | None:
         """The bias in units of v, to be added to u (T, B, *shape); None where there is none."""
@@ -393,21 +396,6 @@ def _resting(x: Tensor, timesteps: int) -> Tensor:
     """(n, B, *) with zeros for the steps behind the n-th."""
     missing = timesteps - len(x)
     return torch.cat([x, x.new_zeros(missing, *x.shape[1:])]) if missing else x
-
-
-def _recorded(name: str, u: Tensor, drive: Tensor, cell: IntegerCell, found: Answers) -> Tensor:
-    """Walk through time and keep every spike and state."""
-    v, fired, carried = [], [], None
-    for step in drive[: len(u)]:
-        before = step.clone() if carried is None else step + carried
-        spikes = torch.empty_like(before)
-        cell.fire(before, spikes)
-        v.append(cell.rest(before, spikes))
-        fired.append(spikes)
-        carried = cell.carry(before.clone(), spikes)
-    found.spikes[name] = _resting(torch.stack(fired), len(drive))
-    found.states[name] = {key: _resting(state, len(drive)) for key, state in {"u": u, "v": torch.stack(v)}.items()}
-    return found.spikes[name]
 
 
 def tensors(graph: Graph, integers: Mapping[str, Array], device: torch.device | str) -> dict[str, Tensor]:

@@ -19,7 +19,8 @@ from avsnn.convert.finetune import Retraining, moved_scales
 from avsnn.convert.finetune_data import Given, graph_teacher
 from avsnn.convert.finetune_graph import IntegerNet, tensors
 from avsnn.convert.finetune_grid import mantissa_grid
-from avsnn.convert.finetune_layers import HostCurrent, Threshold, Weights
+from avsnn.convert.finetune_hosts import HostCurrent
+from avsnn.convert.finetune_layers import Threshold, Weights
 from avsnn.convert.finetune_loop import Options, Problem, Tuner
 from avsnn.convert.finetune_operations import fanouts
 from avsnn.convert.finetune_proof import activity, compare
