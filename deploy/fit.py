@@ -72,19 +72,31 @@ def fit(graph: Graph, profile: Profile, *, chips: int | None = None) -> Fit:
 
 def judge(graph: Graph, profile: Profile) -> Fit:
     """The same for any number of chips, by the values of the profile alone: half the work."""
-    unsaid = {a.kind for a in answers(graph, profile) if a.kind not in profile.capabilities}
-    unknown = tuple(f"ability {kind}" for kind in sorted(unsaid))
-    error = next(_refusals(graph, profile), None)
-    if error is not None:
-        return Fit(profile=profile.id, verdict=DOES_NOT, refusal=error, not_checked=unknown)
+    if (found := refused(graph, profile)) is not None:
+        return found
     if profile.limits.cores_per_chip is None:
         return Fit(profile=profile.id, verdict=NO_CORES)
+    unknown = _unsaid(graph, profile)
     try:
         mapped, mapping = map_cores(graph, profile)
-    except CapabilityError as refused:
-        return Fit(profile=profile.id, verdict=DOES_NOT, refusal=refused, not_checked=unknown)
+    except CapabilityError as error:
+        return Fit(profile=profile.id, verdict=DOES_NOT, refusal=error, not_checked=unknown)
     unknown = (*mapping.not_checked, *unknown)
     return Fit(profile=profile.id, verdict=FITS, mapping=mapping, mapped=mapped, not_checked=unknown)
+
+
+def refused(graph: Graph, profile: Profile) -> Fit | None:
+    """The answer where abilities or formats rule the network out, however it is cut; else None."""
+    error = next(_refusals(graph, profile), None)
+    if error is None:
+        return None
+    return Fit(profile=profile.id, verdict=DOES_NOT, refusal=error, not_checked=_unsaid(graph, profile))
+
+
+def _unsaid(graph: Graph, profile: Profile) -> tuple[str, ...]:
+    """Abilities that the network needs and the profile does not mention."""
+    kinds = {a.kind for a in answers(graph, profile) if a.kind not in profile.capabilities}
+    return tuple(f"ability {kind}" for kind in sorted(kinds))
 
 
 def cautious(profile: Profile) -> Profile:

@@ -157,11 +157,9 @@ def price(
     latency = Latency.given(latency_s, latency_mode) if latency_s is not None else latency_bound(counts, profile, cores)
     pace = None if latency is None else pace_of(latency, counts.steps, first)
     tally = _tally(counts, profile, memory, cores)
-    holds = holding(counts, profile, fit, weight_bits=None if memory is None else memory.weight_bits)
-    vague = False
-    if cores_used is None:
-        cores_used, vague = (holds.cores, holds.at_least) if cores is None else (len(cores.cores), False)
-    static = static_shares(counts, profile, latency, cores_used, at_least=vague)
+    holds = holding(counts, profile, fit, cores=cores, weight_bits=None if memory is None else memory.weight_bits)
+    vague = cores_used is None and holds.at_least
+    static = static_shares(counts, profile, latency, holds.cores if cores_used is None else cores_used, at_least=vague)
     if not static:
         tally.skip("static", why_no_static(profile, latency))
     return EnergyReport(

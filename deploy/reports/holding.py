@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from avsnn.deploy.fit import DOES_NOT, FITS, NO_CORES, Fit
+from avsnn.deploy.reports.core_counts import CoreCounts
 from avsnn.deploy.reports.counts import Counts
 from avsnn.deploy.reports.latency import chips_needed
 from avsnn.errors import AvsnnError
@@ -68,33 +69,54 @@ class Holding:
         return asdict(self) | {"reasons": list(self.reasons), "text": self.text}
 
 
-def holding(counts: Counts, profile: Profile, fit: Fit | None = None, *, weight_bits: int | None = None) -> Holding:
-    """Judge; without ``fit`` only by the numbers of neurons, of weights and of the bits of one."""
+def holding(
+    counts: Counts,
+    profile: Profile,
+    fit: Fit | None = None,
+    *,
+    cores: CoreCounts | None = None,
+    weight_bits: int | None = None,
+) -> Holding:
+    """Judge by the ``cores`` that hold it, or by ``fit``; else by numbers of neurons, of weights and of their bits."""
     if _no_chip(profile):
         return Holding(verdict=NO_CORES, cores=None, chips=None, at_least=False, reasons=())
     sizes, chips = tuple(_sizes(counts, profile)), chips_needed(counts, profile)
+    if cores is not None:
+        return _held(len(cores.cores), cores.chips, sizes, vague=False)
     if fit is not None and fit.refusal is not None:
         error = fit.refusal
         found = "" if error.found is None else f", found {error.found}"
         limit = "" if error.limit is None else f", limit {error.limit}"
         reasons = (f"{error.where}: {error.what}{found}{limit}", *sizes)
-        return Holding(verdict=DOES_NOT, cores=None, chips=chips, at_least=True, reasons=reasons, brief=_brief(error))
+        return Holding(
+            verdict=DOES_NOT,
+            cores=None,
+            chips=chips,
+            at_least=True,
+            reasons=reasons,
+            brief=_brief(error, counts, profile),
+        )
     if fit is None or fit.mapping is None or profile.limits.neurons_per_core is None:
         wide = tuple(_width(profile, weight_bits))
         verdict = DOES_NOT if wide else UNKNOWN
         brief = f"weight_bits: {weight_bits} > {profile.limits.weight_bits}" if wide else ""
         return Holding(verdict=verdict, cores=None, chips=chips, at_least=True, reasons=(*wide, *sizes), brief=brief)
-    cores, chips, vague = len(fit.mapping.cores), fit.mapping.chips, profile.storage is None
+    return _held(len(fit.mapping.cores), fit.mapping.chips, sizes, vague=profile.storage is None)
+
+
+def _held(cores: int, chips: int, sizes: tuple[str, ...], *, vague: bool) -> Holding:
     many = () if chips == 1 else (f"its {cores:,} cores take {chips:,} chips",)
     return Holding(verdict=FITS, cores=cores, chips=chips, at_least=vague, reasons=(*many, *sizes))
 
 
-def _brief(error: AvsnnError) -> str:
-    """The limit that was met, or the ability that is missing; errors name either in brackets."""
-    if limit := re.fullmatch(r"(.*) \((\w+)\)", str(error.limit)):
-        return f"{limit[2]}: {error.found} > {limit[1]}"
+def _brief(error: AvsnnError, counts: Counts, profile: Profile) -> str:
+    """The limit that was met, or the ability that is missing; errors name either in brackets. And neurons, if many."""
     ability = re.search(r"\((\w+): ", error.what)
-    return f"{ability[1]} refused" if ability else error.what
+    first = f"{ability[1]} refused" if ability else error.what
+    if limit := re.fullmatch(r"(.*) \((\w+)\)", str(error.limit)):
+        first = f"{limit[2]}: {error.found} > {limit[1]}"
+    room = _room(profile)
+    return first if room is None or counts.neurons <= room else f"{first}; neurons: {counts.neurons:,} > {room:,}"
 
 
 def _s(number: int | None) -> str:
@@ -108,14 +130,18 @@ def _no_chip(profile: Profile) -> bool:
 
 
 def _sizes(counts: Counts, profile: Profile) -> Iterator[str]:
-    limits = profile.limits
-    if limits.neurons_per_core is not None and limits.cores_per_chip is not None:
-        room = limits.neurons_per_core * limits.cores_per_chip
-        if counts.neurons > room:
-            yield f"{counts.neurons:,} neurons, {room:,} on a chip"
+    limits, room = profile.limits, _room(profile)
+    if room is not None and counts.neurons > room:
+        yield f"{counts.neurons:,} neurons, {room:,} on a chip"
     weights = sum(row.weights for row in counts.synapses)
     if limits.synapses_per_chip is not None and weights > limits.synapses_per_chip:
         yield f"{weights:,} weights, {limits.synapses_per_chip:,} on a chip"
+
+
+def _room(profile: Profile) -> int | None:
+    """Neurons of a chip."""
+    each, cores = profile.limits.neurons_per_core, profile.limits.cores_per_chip
+    return None if each is None or cores is None else each * cores
 
 
 def _width(profile: Profile, weight_bits: int | None) -> Iterator[str]:

@@ -12,13 +12,16 @@ from dataclasses import dataclass, field
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array
 from avsnn.convert.passes.place_cores import place_cores
-from avsnn.deploy.fit import Fit, judge
+from avsnn.deploy.fit import Fit, judge, refused
 from avsnn.deploy.reports.core_counts import CoreCounts, core_counts, messages_sent
 from avsnn.deploy.reports.counts import Counts
 from avsnn.deploy.reports.energy import EnergyReport, price
-from avsnn.deploy.reports.latency import first_answer
+from avsnn.deploy.reports.latency import cores_needed, first_answer
 from avsnn.deploy.reports.tally import MemoryWords
 from avsnn.hw_profiles.schema import Profile
+
+CUT_AT_MOST = 512
+"""Cores of a chip whose sizes of memory nobody published: more take long to find, and are a lower bound at best."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +54,9 @@ def prices(
     sent, first = messages_sent(graph, activity), first_answer(graph)
     reports, cores = [], {}
     for profile in profiles:
-        judged = judge(graph, profile)
-        on = mapped[1] if mapped is not None and mapped[0] == profile.id else _placed(judged, profile, sent)
+        own = mapped is not None and mapped[0] == profile.id
+        judged = None if own else _judged(graph, counts, profile)
+        on = mapped[1] if own and mapped is not None else _placed(judged, profile, sent)
         done = None
         if on is not None:
             done = core_counts(on, sent, profile, samples=counts.samples, steps=counts.steps)
@@ -61,8 +65,16 @@ def prices(
     return Prices(energy=tuple(reports), cores=cores)
 
 
-def _placed(judged: Fit, profile: Profile, sent: Mapping[str, Array]) -> Graph | None:
+def _judged(graph: Graph, counts: Counts, profile: Profile) -> Fit | None:
+    """Whether the chip holds the network; None where neither its integers rule that out, nor cutting it would tell."""
+    needed = cores_needed(counts, profile)
+    if profile.storage is None and needed is not None and needed > CUT_AT_MOST:
+        return refused(graph, profile)
+    return judge(graph, profile)
+
+
+def _placed(judged: Fit | None, profile: Profile, sent: Mapping[str, Array]) -> Graph | None:
     """The mapped graph in places for this run; None where sizes of memory or places are not known."""
-    if judged.mapped is None or profile.storage is None or profile.mesh is None:
+    if judged is None or judged.mapped is None or profile.storage is None or profile.mesh is None:
         return None
     return place_cores(judged.mapped, profile, sent)[0]

@@ -12,9 +12,10 @@ import pytest
 from rich.console import Console, RenderableType
 
 from avsnn.convert.ir.fixed_interpreter import wall_clock
+from avsnn.convert.ir.graph import Graph
 from avsnn.convert.passes.map_cores import map_cores
 from avsnn.convert.passes.place_cores import place_cores
-from avsnn.deploy.fit import judge
+from avsnn.deploy.fit import Fit, judge
 from avsnn.deploy.reports.core_counts import CoreCount, CoreCounts, core_counts, messages_sent
 from avsnn.deploy.reports.counts import Counts, HostCount, count
 from avsnn.deploy.reports.energy import EnergyReport, price, render
@@ -284,14 +285,14 @@ def test_a_chip_that_cannot_hold_the_network_says_so_first_in_every_output(every
     assert odin.warnings[0].startswith("cannot hold this network as it is: a.w: weights are too wide, found 5, limit 3")
     assert "329 neurons, 256 on a chip" in odin.warnings[0]
     assert render(odin).splitlines()[1].strip() == odin.warnings[0]
-    assert odin.to_json()["holds"]["brief"] == "weight_bits: 5 > 3"
+    assert odin.to_json()["holds"]["brief"] == "weight_bits: 5 > 3; neurons: 329 > 256"
     table = {"energy": {report.profile: report.to_json() for report in everywhere.energy}}
     text = shown(energy_table(json.loads(json.dumps(table))))
     above, below = text.split("Chips that cannot hold the network as it is, and what its operations would cost there")
     assert "loihi2" in above
     assert "loihi1" in above
     assert "odin" not in above
-    assert "weight_bits: 5 > 3" in below
+    assert "weight_bits: 5 > 3; neurons: 329 > 256" in below
     assert "not priced, as no energy of an operation is published: xylo" in below
 
 
@@ -317,6 +318,27 @@ def test_several_chips_are_named() -> None:
     assert report.holds.chips == judged.mapping.chips == 2
     start = f"one chip cannot hold this network: its {len(judged.mapping.cores)} cores take 2 chips; 329 neurons, 256"
     assert report.warnings[0].startswith(start)
+
+
+def test_cutting_for_a_chip_of_unknown_memory_is_left_out_where_it_takes_very_many_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def cut(graph: Graph, profile: Profile) -> Fit:
+        raise AssertionError(f"cut for {profile.id}")
+
+    graph = layers()
+    x = events(graph)
+    activity = {**x, **wall_clock(graph, x).spikes}
+    counts = count(graph, activity)
+    monkeypatch.setattr("avsnn.deploy.reports.prices.judge", cut)
+    monkeypatch.setattr("avsnn.deploy.reports.prices.CUT_AT_MOST", 20)
+    tiny = small(load_profile("tianjic"), 16)  # 329 neurons: 21 cores
+    found = prices(graph, counts, activity, [tiny, small(load_profile("odin"), 16)], words=WORDS)
+    tianjic, odin = found.energy
+    assert (tianjic.holds.verdict, tianjic.holds.text) == ("not known", "not known")
+    assert odin.holds.brief.startswith("weight_bits: 5 > 3")
+    with pytest.raises(AssertionError, match="cut for loihi1"):
+        prices(graph, counts, activity, [small(load_profile("loihi1"), 16)], words=WORDS)
 
 
 # --- what makes a sum wide
