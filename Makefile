@@ -1,9 +1,10 @@
 # avsnn: set-up, tests and the demonstration. `make` alone lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-all check train-tiny verify-all tables counters golden clean
+.PHONY: help setup demo test test-slow test-all check train-tiny verify-all tables sanafe counters golden clean
 
 CORE := .venv
 LAVA := .venv-lava
+SANAFE := .venv-sanafe
 COUNTERS := .venv-counters
 RUN := $(CORE)/bin/python
 WHEELS := .cache/wheels
@@ -88,6 +89,14 @@ $(COUNTERS)/.complete: requirements/core.txt requirements/counters.txt
 	$(COUNTERS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/core.txt
 	$(COUNTERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/counters.txt
 	touch $@
+
+$(SANAFE)/.complete: requirements/sanafe.txt $(CORE)/.complete
+	test -x $(SANAFE)/bin/python || $(RUN) -m venv $(SANAFE)
+	$(SANAFE)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/sanafe.txt
+	touch $@
+
+sanafe: setup $(SANAFE)/.complete ## compare energies with SANA-FE, a separate program, in an environment of its own
+	$(RUN) benchmarks/sanafe.py --python $(SANAFE)/bin/python --json benchmarks/sanafe.json
 
 golden: setup ## rewrite the golden files after a wanted change
 	$(RUN) -m pytest -q tests --update-golden

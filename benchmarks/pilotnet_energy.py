@@ -132,6 +132,7 @@ def _priced(counts: Counts, profile: Profile, share: float, latency_ms: float) -
     report = price(counts, profile, latency_s=seconds, cores_used=CORES)
     bound = price(counts, profile).latency
     assert report.dynamic is not None
+    assert bound is not None
     dynamic = report.dynamic.scaled(share / MJ)
     whole = report.static[0].energy.scaled(1 / MJ)
     terms = {term.name: term.energy.value * share / MJ for term in report.terms}
@@ -141,7 +142,7 @@ def _priced(counts: Counts, profile: Profile, share: float, latency_ms: float) -
         "terms_mj": terms,
         "evidence": report.evidence,
         "label": report.label,
-        "latency_bound_ms": None if bound is None else asdict(bound.seconds.scaled(share * 1e3)),
+        "latency_bound_ms": asdict(bound.seconds.scaled(share * 1e3)),
     }
 
 
@@ -149,8 +150,9 @@ def render(result: dict[str, Any]) -> str:
     """A row per profile, for the README."""
     measured = result["measured"]["dynamic_mj"]
     lines = [
-        f"| constants | dynamic energy of an inference (measured {measured:.2f} mJ) | over measured | unpriced |",
-        "| --- | --- | --- | --- |",
+        f"| constants | dynamic energy of an inference (measured {measured:.2f} mJ) | over measured | unpriced "
+        f"| time at least (measured {result['measured']['latency_ms']:.2f} ms) |",
+        "| --- | --- | --- | --- | --- |",
     ]
     for name, about in PROFILES.items():
         row = result["profiles"][name]
@@ -159,12 +161,12 @@ def render(result: dict[str, Any]) -> str:
         unpriced = row["label"].removeprefix("partial, unpriced: ").replace("complete", "nothing")
         lines.append(
             f"| `{name}`: {about} | {value:.2f} mJ ({lo:.2f} to {hi:.2f}) | {ratios[0]} ({ratios[1]} to {ratios[2]}) "
-            f"| {unpriced} |"
+            f"| {unpriced} | {row['latency_bound_ms']['value']:.2f} ms |"
         )
     share = result["literature_mj"] / measured
     lines.append(
         f"| 0.9 pJ per accumulate (the papers' convention) | {result['literature_mj']:.3f} mJ "
-        f"| {share:.2f}, {1 / share:.0f} times too little | all but accumulates |"
+        f"| {share:.2f}, {1 / share:.0f} times too little | all but accumulates | |"
     )
     return "\n".join(lines)
 
@@ -181,7 +183,7 @@ def notes(result: dict[str, Any]) -> list[str]:
             f"{measured['latency_ms']} ms measured {total['value']:.2f} mJ ({total['lo']:.2f} to {total['hi']:.2f}), "
             f"{total['value'] / measured['total_mj']:.2f} of the measured {measured['total_mj']} mJ; evidence "
             f"{row['evidence']}; time at least "
-            + ("not known" if bound is None else f"{bound['value']:.3g} ms of {measured['latency_ms']} ms measured")
+            f"{bound['value']:.3g} ms of {measured['latency_ms']} ms measured"
         )
     frame, share = result["simulated_frame"], STEPS / RECORDED
     lines.append(
