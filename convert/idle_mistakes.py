@@ -63,13 +63,15 @@ def idle_by_core(graph: Graph, integers: Mapping[str, Array], done: Activity) ->
 
     def idle(spoiled: Graph) -> bool:
         sent, cores, held_by = _messages(graph, integers, done), Cores(spoiled), owners(spoiled)
-        for node in graph.of(fixed.Synapse):
-            x = sent[node.inputs[0]]
-            if (cores.connect(node, x.reshape(-1, *x.shape[2:])).ravel() != sent[node.name].ravel()).any():
-                return False
-        for made in graph.of(fixed.Product):
-            if (product_by_core(made, cores, *(sent[name] for name in made.inputs)) != sent[made.name]).any():
-                return False
+        found: dict[str, Array] = {}  # what each connection and product makes of what it then gets
+        for node in graph:
+            if isinstance(node, fixed.Synapse):
+                (x,) = (found.get(name, sent[name]) for name in node.inputs)
+                found[node.name] = cores.connect(node, x.reshape(-1, *x.shape[2:])).reshape(sent[node.name].shape)
+            elif isinstance(node, fixed.Product):
+                found[node.name] = product_by_core(node, cores, *(found.get(n, sent[n]) for n in node.inputs))
+            elif any((found[name] != sent[name]).any() for name in node.inputs if name in found):
+                return False  # a population or an answer gets something else
         alive = ((name, [done.spikes[name], *done.states[name].values()]) for name in done.spikes)
         return not any(x[..., held_by[name].reshape(x.shape[2:]) < 0].any() for name, shown in alive for x in shown)
 

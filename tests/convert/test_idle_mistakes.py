@@ -113,3 +113,11 @@ def test_a_gain_whose_sums_come_a_step_early_has_sums_of_two_shapes() -> None:
     drawn = draw(2267, 1)
     record = convert(drawn.graph, calibration=drawn.inputs, seed=2267, proof_samples=4).record
     assert any(check["name"] == "scheduled = quantised" for check in record["checks"])
+
+
+def test_axons_that_a_product_lacks_are_idle_where_the_weights_behind_it_are_zero() -> None:
+    drawn = draw(1063, 5)
+    record = convert(drawn.graph, calibration=drawn.inputs, seed=1063, proof_samples=4).record
+    mapped = [check for check in record["checks"] if check["name"] == "mapped = scheduled"]
+    starved = "every product: axons left out"
+    assert any(starved in check["controls_idle"] for check in mapped)
