@@ -12,6 +12,8 @@ from avsnn.deploy.reports.energy import BANNER
 from avsnn.deploy.reports.html_spent import main_profile
 from avsnn.deploy.reports.html_table import paragraph, table
 from avsnn.deploy.reports.interval import format_energy, unit_of
+from avsnn.deploy.reports.modality import COLUMNS as MODALITY
+from avsnn.deploy.reports.modality import modality_rows
 from avsnn.deploy.reports.render import lowered, non_causal
 from avsnn.deploy.reports.sampled import evenly
 
@@ -49,6 +51,7 @@ def layers(report: Mapping[str, Any]) -> list[Markup]:
         *_energy(report),
         *_dense(report),
         *_apart(report),
+        *_modalities(report),
     ]
 
 
@@ -107,6 +110,13 @@ def _apart(report: Mapping[str, Any]) -> list[Markup]:
         columns = ("product of activity", "AND", "additions", "multiplications", "dense order")
         parts.append(table("Products of activity, means per sample", columns, rows, numbers=(1, 2, 3, 4)))
     return parts
+
+
+def _modalities(report: Mapping[str, Any]) -> list[Markup]:
+    """What each input, and what their fusion causes; nothing where there is one input."""
+    rows = modality_rows(report)
+    title = "Parts by the inputs that reach them, means per sample"
+    return [table(title, MODALITY, rows, numbers=range(1, len(MODALITY)))] if rows else []
 
 
 def pipeline(report: Mapping[str, Any]) -> list[Markup]:

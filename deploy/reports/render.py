@@ -13,6 +13,8 @@ from avsnn.deploy.reports.comparators import comparators_table
 from avsnn.deploy.reports.cores import cores_table
 from avsnn.deploy.reports.dense_lines import dense_lines
 from avsnn.deploy.reports.element import readable
+from avsnn.deploy.reports.modality import COLUMNS as MODALITY
+from avsnn.deploy.reports.modality import modality_rows
 from avsnn.deploy.reports.overflow import overflow_lines
 from avsnn.deploy.reports.render_energy import energy_table, time_table
 
@@ -31,6 +33,7 @@ def render_report(report: Mapping[str, Any], timing: Mapping[str, float], consol
         cores_table,
         _operations,
         _products,
+        _modalities,
         energy_table,
         time_table,
         comparators_table,
@@ -283,6 +286,19 @@ def _products(report: Mapping[str, Any]) -> RenderableType | None:
         f"held: {_bits(total['replay_bits'])} of windows to replay, {_bits(total['delay_bits'])} of delayed spikes"
     ]
     return Group(table, Text("\n".join(lines)))
+
+
+def _modalities(report: Mapping[str, Any]) -> RenderableType | None:
+    """What each input, and what their fusion causes; nothing where there is one input, or in older reports."""
+    rows = modality_rows(report)
+    if not rows:
+        return None
+    table = _table(
+        f"Parts by the inputs that reach them, per sample (mean of {report['counts']['samples']})", *MODALITY
+    )
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def _mean(value: int | None, samples: int) -> str:

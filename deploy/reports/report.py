@@ -20,6 +20,7 @@ from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array
 from avsnn.convert.ir.windows import windows
 from avsnn.deploy.capability import Capability
+from avsnn.deploy.reports import modality
 from avsnn.deploy.reports.comparators import compared_json
 from avsnn.deploy.reports.core_counts import CoreCounts
 from avsnn.deploy.reports.counts import Counts
@@ -94,6 +95,7 @@ def build_report(
             "nodes": [asdict(c) for c in capabilities],
         },
         "counts": counts.to_json(),
+        "by_modality": modality.to_json(modality.by_modality(graph, counts)),
         "dense": dense.to_json(),
         "twin": twin.to_json(),
         "literature": literature_json(counts, graph),
