@@ -21,6 +21,7 @@ from avsnn.cli.main import COMMANDS
 from avsnn.convert.bundle import Bundle
 from avsnn.deploy.run import run
 from avsnn.hw_profiles.profile import profile_names
+from tests.report_schema import problems
 
 Command = Callable[..., tuple[int, str, str]]
 MODELS = Path(__file__).parents[2] / "examples" / "models"
@@ -257,6 +258,14 @@ def test_report(avsnn: Command, bundle: Path) -> None:
     code, text, err = avsnn("report", bundle, "--json")
     assert (code, err) == (0, "")
     assert json.loads(text) == json.loads((bundle / "report.json").read_text())
+
+
+def test_a_report_keeps_its_schema_and_so_does_one_without_a_chip(
+    avsnn: Command, bundle: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    assert avsnn("convert", checkpoint, "--target", "cpu", "--out", tmp_path / "net", "--samples", "4")[0] == 0
+    for folder in (bundle, tmp_path / "net"):
+        assert problems(json.loads((folder / "report.json").read_text())) == []
 
 
 def test_the_page_of_a_report_is_made_again(avsnn: Command, bundle: Path, tmp_path: Path) -> None:

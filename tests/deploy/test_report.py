@@ -26,6 +26,7 @@ from avsnn.deploy.reports.render import render_report
 from avsnn.deploy.reports.report import approximations, build_report, warnings
 from avsnn.deploy.reports.tally import MemoryWords
 from avsnn.hw_profiles.profile import load_profile
+from tests.report_schema import problems
 
 SHAPE = (4, 3)
 
@@ -102,6 +103,10 @@ def test_side_by_side_a_chip_that_cannot_hold_the_network_says_so(report: dict[s
     lines = {line.split(", ")[1].split()[0]: line for line in out.getvalue().splitlines() if "energy per" in line}
     assert lines["loihi1"].count("cannot hold it; ") == 2
     assert "cannot hold" not in lines["loihi2"]
+
+
+def test_a_report_of_attention_keeps_the_schema(report: dict[str, Any]) -> None:
+    assert problems(report) == []
 
 
 def test_windows_of_the_path_explain_the_first_answer(report: dict[str, Any]) -> None:
