@@ -114,9 +114,17 @@ def _apart(report: Mapping[str, Any]) -> list[Markup]:
 
 def _modalities(report: Mapping[str, Any]) -> list[Markup]:
     """What each input, and what their fusion causes; nothing where there is one input."""
-    rows = modality_rows(report)
-    title = "Parts by the inputs that reach them, means per sample"
-    return [table(title, MODALITY, rows, numbers=range(1, len(MODALITY)))] if rows else []
+    rows, samples = modality_rows(report), report["counts"]["samples"]
+    if not rows:
+        return []
+    title, means = "Parts by the inputs that reach them", list[Row]()
+    for row in report["by_modality"]:
+        mean = row["sop_stored"] / samples
+        means.append(Row(label=row["part"], values=(mean,), texts=(f"{mean:,.0f}",)))
+    return [
+        bars(f"{title}: synaptic operations", means, ("operations",), "operations per sample"),
+        table(f"{title}, means per sample", MODALITY, rows, numbers=range(1, len(MODALITY))),
+    ]
 
 
 def pipeline(report: Mapping[str, Any]) -> list[Markup]:
