@@ -20,6 +20,7 @@ else:
 MAX_BYTES = 1 << 18  # the largest profile that is shipped takes 9 KB
 MAX_DEPTH = 16
 MAX_DOTS = 200  # in a line: the parser takes quadratic time for a key of many parts
+MAX_BRACKETS = 2000  # each may open a level, and a parser may answer too many by a crash
 _LONGEST = 50  # lines of one value, beyond which no lines are known: finding its end is quadratic in them
 
 
@@ -62,6 +63,8 @@ def read_toml(path: Path) -> TomlFile:
         raise ProfileError("not UTF-8, so not a TOML file", where=where, found=found) from None
     if (dots := max(line.count(".") for line in text.split("\n"))) > MAX_DOTS:
         raise ProfileError("too many dots in a line", where=str(path), found=dots, limit=MAX_DOTS)
+    if (brackets := text.count("[") + text.count("{")) > MAX_BRACKETS:
+        raise ProfileError("too many brackets", where=str(path), found=brackets, limit=MAX_BRACKETS)
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

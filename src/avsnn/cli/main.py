@@ -89,7 +89,7 @@ _HELP = {
     "diff": "find the first place where two bundles, stages or back ends differ",
     "data": "list, describe and make embedded data",
     "lava": "install and check the Lava environment",
-    "profiles": "list and show hardware profiles",
+    "profiles": "list, show and check hardware profiles",
     "audit": "check a published table of operations and energies against itself",
 }
 
