@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from avsnn.hw_profiles import schema
+from avsnn.hw_profiles.schema import EVIDENCE
 from avsnn.hw_profiles.tables import NULL, AbandonedError, TableChecks
 
 UNLIMITED = "unlimited"
@@ -98,9 +99,12 @@ class ConstantChecks(TableChecks):
     def evidence(self, where: str, entry: Mapping[str, Any], *, is_limit: bool) -> str | None:
         """How the number was obtained; limits need not say."""
         if "class" in entry:
-            self.one_of(f"{where}.class", entry["class"], schema.EVIDENCE)
+            self.one_of(f"{where}.class", entry["class"], EVIDENCE)
         elif not is_limit:
             self.fail(f"{where}.class", "missing")
+        if entry.get("tag") == "M" and not is_limit and entry.get("class") != EVIDENCE[-1]:
+            what, remedy = "what is only remembered (tag M) is no more than assumed", "read it up, and say where"
+            self.fail(f"{where}.class", what, entry.get("class"), EVIDENCE[-1], remedy=remedy)
         return entry.get("class")
 
     def about(self, where: str, entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -99,6 +99,7 @@ REFUSED = [
     ("value = 9.0", "value = 0", 'neuron_update.value: zero is no price, .*write "null" for what is not published'),
     ("value = 9.0", 'value = "n/a"', 'neuron_update.value: a finite number is needed, .* not published is "null"'),
     ("spike_out = {", "spike_out = { lo = 0, hi = 3,", "spike_out: a number that is not published has no"),
+    (f"9.0, {MEASURED}", '9.0, class = "vendor", tag = "M", source = "paper"', "class: what is only remembered"),
     ("value = 9.0", "value = 1e300", "neuron_update.value: a finite number is needed"),
     ("value = 9.0", f"value = 1{'0' * 400}", "neuron_update.value: a finite number is needed, found 1000"),
     ('scope = "per_term"', 'scope = "all_in"', "operating_point: scope all_in needs the point"),
