@@ -13,10 +13,12 @@ from typing import Any
 
 from avsnn.convert.ir.fixed_nodes import FixedInput
 from avsnn.convert.ir.graph import Graph
-from avsnn.deploy.reports.rows import Counts
+from avsnn.deploy.reports.dynamic import ProductCount
+from avsnn.deploy.reports.rows import Counts, HostCount, PopulationCount, SynapseCount
 
 FUSED, NEITHER = "fused", "no input"
 Inputs = tuple[str, ...]
+Named = SynapseCount | PopulationCount | ProductCount | HostCount
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +55,16 @@ def reaching(graph: Graph) -> dict[str, Inputs]:
 
 
 def by_modality(graph: Graph, counts: Counts) -> tuple[PartCount, ...]:
-    """The parts of a network, each input's in the order of the graph, what is fused last; empty parts are left out."""
+    """Parts that anything is counted of: each input's in the order of the graph, what is fused last."""
     reach = reaching(graph)
     part = {name: _part(inputs) for name, inputs in reach.items()}
     names = [*(node.name for node in graph.of(FixedInput)), FUSED, NEITHER]
+    tables: tuple[Iterable[Named], ...] = (counts.synapses, counts.populations, counts.products, counts.hosts)
+    counted = {row.name for table in tables for row in table}
     rows = []
     for name in dict.fromkeys(names):
         mine = {node for node, where in part.items() if where == name}
-        if mine - {name}:
+        if mine & counted:
             rows.append(_row(name, mine, reach, counts))
     return tuple(rows)
 

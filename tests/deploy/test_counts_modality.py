@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,17 @@ def test_without_fusion_there_is_no_such_part() -> None:
     rows = by_modality(graph, count(graph, activity))
     assert [row.part for row in rows] == ["image", "sound"]
     assert sum(row.neurons for row in rows) == 5 + 6
+
+
+def test_answers_that_a_host_adds_up_are_no_part() -> None:
+    """Both inputs reach the read-out, but nothing of it is counted: late fusion costs nothing on the chip."""
+    graph, activity = network(fused=False)
+    late = ir.FixedLinear(name="see.y", inputs=("see",), shape=(2,), weight_mant=np.ones((2, 5), np.int64))
+    nodes = [replace(n, inputs=("y.w", "see.y")) if n.name == "y" else n for n in graph]
+    both = graph.with_nodes([late, *nodes])
+    assert len(reaching(both)["y"]) == 2
+    rows = by_modality(both, count(both, activity))
+    assert [(row.part, row.weights) for row in rows] == [("image", 10), ("sound", 12 + 9 + 6)]
 
 
 def test_reports_show_parts_where_there_are_several(report: dict[str, Any]) -> None:
