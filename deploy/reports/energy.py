@@ -16,8 +16,8 @@ from avsnn.deploy.fit import Fit
 from avsnn.deploy.reports.core_counts import CoreCounts
 from avsnn.deploy.reports.counts import Counts
 from avsnn.deploy.reports.holding import Holding, holding
-from avsnn.deploy.reports.interval import Interval, format_energy, format_interval
-from avsnn.deploy.reports.latency import FirstAnswer, Latency, Pace, latency_bound, pace_of
+from avsnn.deploy.reports.interval import Interval, format_energy, format_interval, format_time
+from avsnn.deploy.reports.latency import NS, FirstAnswer, Latency, Pace, latency_bound, pace_of
 from avsnn.deploy.reports.literature import Literature, literature
 from avsnn.deploy.reports.sensitivity import Sensitivity, sensitivity
 from avsnn.deploy.reports.static import EnergyDelay, StaticShare, energy_delays, static_shares, why_no_static
@@ -219,6 +219,8 @@ def render(report: EnergyReport) -> str:
         lines.append(f"  static per sample, {share.name}: {energy} [{share.evidence}]")
     if report.latency is not None:
         lines.append(f"  time per sample: {report.latency.text}")
+        if (even := report.latency.even) is not None:
+            lines.append(f"  time per sample that no mapping on these chips beats: {format_time(even.value / NS)}")
     lines += [f"  unpriced {item.term}: {item.reason}" for item in report.unpriced]
     lines.append(
         f"  {report.literature.name}: {format_energy(report.literature.energy_pj / report.samples)} per sample"

@@ -22,7 +22,7 @@ from typing import Any
 from avsnn.convert.ir.fixed_nodes import Product, Synapse
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Node
-from avsnn.deploy.reports.core_counts import CoreCounts
+from avsnn.deploy.reports.core_counts import CoreCount, CoreCounts
 from avsnn.deploy.reports.counts import Counts
 from avsnn.deploy.reports.interval import ZERO, Interval, exactly, interval_of, largest
 from avsnn.deploy.reports.tally import paid
@@ -39,7 +39,8 @@ class Latency:
     """Seconds per sample, how they are known (one of `MODES`), and the evidence for them.
 
     ``sets``: what makes a step take so long: "throttle", the name of a core, or of a link; empty for a given time.
-    ``per_step``: each of the three, ns; ``unknown``: those of them that nobody has published a time for.
+    ``per_step``: each of the three, ns; ``unknown``: those of them that nobody has published a time for. ``even``:
+    seconds if all cores of the chips in use did an equal share of the work, which no mapping on them beats.
     """
 
     seconds: Interval
@@ -48,6 +49,7 @@ class Latency:
     sets: str = ""
     per_step: Mapping[str, Interval] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
+    even: Interval | None = None
 
     @classmethod
     def given(cls, seconds: float, mode: str) -> Latency:
@@ -77,6 +79,7 @@ class Latency:
             "sets": self.sets,
             "per_step_ns": {name: each.to_json() for name, each in self.per_step.items()},
             "unknown": list(self.unknown),
+            "even_seconds_per_sample": None if self.even is None else self.even.to_json(),
         }
 
 
@@ -93,45 +96,71 @@ def latency_bound(counts: Counts, profile: Profile, cores: CoreCounts | None = N
     if not {"throttle", "core"} & set(found):
         return None
     sets, _ = max(found.values(), key=lambda each: each[1].value)
-    step = largest(each for _, each in found.values())
     mode = "throttled" if sets == "throttle" else "lower bound"
     known = [constant.evidence for constant in profile.time_ns.values() if constant.evidence is not None]
     best = known if mode == "throttled" else [*known, MODES[mode]]
+    even = None if cores is None else _even(counts, profile, cores.chips)
+    seconds = counts.steps * NS
     return Latency(
-        seconds=step.scaled(counts.steps * NS),
+        seconds=largest(each for _, each in found.values()).scaled(seconds),
         mode=mode,
         evidence=max(best, key=EVIDENCE.index),
         sets=sets,
         per_step={name: each for name, (_, each) in found.items()},
         unknown=tuple(name for name in ("core", "link") if name not in found),
+        even=None if even is None else even[1].scaled(seconds),
     )
 
 
-def _busiest(counts: Counts, profile: Profile, cores: CoreCounts | None) -> tuple[str, Interval] | None:
-    """Name of the core that takes longest, and the ns of a step on it with the barrier; None if no time is published.
+@dataclass(frozen=True, kw_only=True)
+class _Times:
+    """Published ns of the events of a core, and of the barrier at the end of a step."""
 
-    Nobody says which neurons a chip counts as active, so where there are two times of an update, idle is the least.
-    """
-    sop, barrier = _time(profile, "sop"), _time(profile, "barrier")
-    update = _time(profile, "neuron_update") or _time(profile, "neuron_inactive")
-    if sop is None or barrier is None or update is None:
-        return None
-    spike = _time(profile, "spike_out") or ZERO
+    profile: Profile
+    sop: Interval
+    update: Interval
+    spike: Interval
+    barrier: Interval
 
-    def took(stored: int, nonzero: int, updates: int, spikes: int) -> Interval:
-        return paid(profile, stored, nonzero) * sop + update.scaled(updates) + spike.scaled(spikes)
+    @classmethod
+    def of(cls, profile: Profile) -> _Times | None:
+        """None if one is not published.
 
-    if cores is not None:
-        each = [(c.name, took(c.sop_stored, c.sop_nonzero, c.updates, c.spikes)) for c in cores.cores]
-        name, _ = max(each, key=lambda row: row[1].value)
-        longest = largest(time for _, time in each)
-    else:
-        number = cores_of(profile, chips_needed(counts, profile))
-        if number is None:
+        Nobody says which neurons a chip counts as active, so where there are two times of an update, idle is the least.
+        """
+        sop, barrier = _time(profile, "sop"), _time(profile, "barrier")
+        update = _time(profile, "neuron_update") or _time(profile, "neuron_inactive")
+        if sop is None or barrier is None or update is None:
             return None
-        name = f"even split over {number:,} cores, no mapping"
-        longest = took(counts.sop_stored, counts.sop_nonzero, counts.neuron_updates, counts.spikes).scaled(1 / number)
-    return name, barrier + longest.scaled(1 / (counts.samples * counts.steps))
+        spike = _time(profile, "spike_out") or ZERO
+        return cls(profile=profile, sop=sop, update=update, spike=spike, barrier=barrier)
+
+    def took(self, done: CoreCount | Counts, updates: int) -> Interval:
+        """Ns of all that one core, or all cores, did."""
+        work = paid(self.profile, done.sop_stored, done.sop_nonzero) * self.sop
+        return work + self.update.scaled(updates) + self.spike.scaled(done.spikes)
+
+
+def _busiest(counts: Counts, profile: Profile, cores: CoreCounts | None) -> tuple[str, Interval] | None:
+    """Name of the core that takes longest, and ns of a step on it with the barrier; None if no time is published."""
+    if cores is None:
+        return _even(counts, profile, chips_needed(counts, profile))
+    times = _Times.of(profile)
+    if times is None:
+        return None
+    each = [(core.name, times.took(core, core.updates)) for core in cores.cores]
+    name, _ = max(each, key=lambda row: row[1].value)
+    longest = largest(time for _, time in each)
+    return name, times.barrier + longest.scaled(1 / (counts.samples * counts.steps))
+
+
+def _even(counts: Counts, profile: Profile, chips: int | None) -> tuple[str, Interval] | None:
+    """The same if every core of so many chips did an equal share."""
+    times, number = _Times.of(profile), cores_of(profile, chips)
+    if times is None or number is None:
+        return None
+    share = times.took(counts, counts.neuron_updates).scaled(1 / (number * counts.samples * counts.steps))
+    return f"even split over {number:,} cores, no mapping", times.barrier + share
 
 
 @dataclass(frozen=True, kw_only=True)

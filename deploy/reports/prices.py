@@ -6,8 +6,8 @@ sizes are known, and placed for this run where its mesh is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 
 from avsnn.convert.ir.graph import Graph
 from avsnn.convert.ir.node import Array
@@ -18,10 +18,14 @@ from avsnn.deploy.reports.counts import Counts
 from avsnn.deploy.reports.energy import EnergyReport, price
 from avsnn.deploy.reports.latency import cores_needed, first_answer
 from avsnn.deploy.reports.tally import MemoryWords
-from avsnn.hw_profiles.schema import Profile
+from avsnn.hw_profiles.schema import Limits, Profile
 
 CUT_AT_MOST = 512
 """Cores of a chip whose sizes of memory nobody published: more take long to find, and are a lower bound at best."""
+
+
+BESIDE = ("unknown", "evidence")
+"""Fields of `Limits` that are no limits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,17 +56,32 @@ def prices(
         mapped: name of the target and its mapped graph, if it fits.
     """
     sent, first = messages_sent(graph, activity), first_answer(graph)
+    found: dict[Hashable, tuple[Fit | None, Graph | None]] = {}
     reports, cores = [], {}
     for profile in profiles:
-        own = mapped is not None and mapped[0] == profile.id
-        judged = None if own else _judged(graph, counts, profile)
-        on = mapped[1] if own and mapped is not None else _placed(judged, profile, sent)
+        judged: Fit | None = None
+        on: Graph | None = None
+        if mapped is not None and mapped[0] == profile.id:
+            on = mapped[1]
+        else:
+            if (alike := _shape(profile)) not in found:
+                judged = _judged(graph, counts, profile)
+                found[alike] = judged, _placed(judged, profile, sent)
+            judged, on = found[alike]
         done = None
         if on is not None:
             done = core_counts(on, sent, profile, samples=counts.samples, steps=counts.steps)
             cores[profile.id] = done
         reports.append(price(counts, profile, memory=words, cores=done, fit=judged, first=first))
     return Prices(energy=tuple(reports), cores=cores)
+
+
+def _shape(profile: Profile) -> Hashable:
+    """What a mapping depends on: two sets of prices for one chip share it."""
+    limits = tuple(getattr(profile.limits, field.name) for field in fields(Limits) if field.name not in BESIDE)
+    held = () if profile.storage is None else tuple(getattr(c, "value", c) for c in vars(profile.storage).values())
+    mesh = () if profile.mesh is None else (profile.mesh.tiles_x, profile.mesh.tiles_y, profile.mesh.cores_per_tile)
+    return limits, held, mesh, tuple(sorted(profile.capabilities.items()))
 
 
 def _judged(graph: Graph, counts: Counts, profile: Profile) -> Fit | None:

@@ -96,7 +96,13 @@ def time_table(report: Mapping[str, Any]) -> RenderableType | None:
     table = _table("Time and static energy per sample", TIMES, right=(1, 3, 4, 5, 6, 7))
     for cells in rows:
         table.add_row(*cells)
-    return table
+    even = {name: (row["latency"] or {}).get("even_seconds_per_sample") for name, row in report["energy"].items()}
+    lines = [
+        f"  {name}: on the cores of this mapping; none on as many chips takes less than {format_time(t['value'] * NS)}"
+        for name, t in even.items()
+        if t is not None
+    ]
+    return Group(table, *map(Text, lines))
 
 
 def time_row(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ from avsnn.hw_profiles.profile import Profile, load_profile
 from avsnn.hw_profiles.schema import SCOPE_HOLDS, Constant
 from tests.convert.test_map_cores import events, layers
 
-NAMES = ("loihi2", "loihi1", "odin", "cmos45", "spinnaker1", "truenorth", "xylo")
+NAMES = ("loihi2", "loihi1", "loihi1-sanafe", "odin", "cmos45", "spinnaker1", "truenorth", "xylo")
 WORDS = MemoryWords(weight_bits=8, state_bits=24)
 
 
@@ -236,6 +236,8 @@ def test_no_mapping_beats_an_even_split_which_is_said() -> None:
     assert even is not None
     assert even.sets == "even split over 128 cores, no mapping"
     assert even.seconds.value < mapped.seconds.value
+    assert mapped.even == even.seconds
+    assert even.even is None
 
 
 def test_pace_and_energy_delay_by_hand() -> None:
@@ -341,6 +343,24 @@ def test_cutting_for_a_chip_of_unknown_memory_is_left_out_where_it_takes_very_ma
         prices(graph, counts, activity, [small(load_profile("loihi1"), 16)], words=WORDS)
 
 
+def test_two_sets_of_prices_for_one_chip_share_its_mapping(everywhere: Prices, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = everywhere.cores["loihi1"], everywhere.cores["loihi1-sanafe"]
+    assert replace(one, profile="") == replace(other, profile="", mesh=one.mesh)
+    graph, asked = layers(), []
+    x = events(graph)
+    activity = {**x, **wall_clock(graph, x).spikes}
+
+    def asking(graph: Graph, profile: Profile) -> Fit:
+        asked.append(profile.id)
+        return judge(graph, profile)
+
+    monkeypatch.setattr("avsnn.deploy.reports.prices.judge", asking)
+    loihi1, sanafe = load_profile("loihi1"), load_profile("loihi1-sanafe")
+    smaller = replace(small(sanafe, 40), id="smaller")
+    prices(graph, count(graph, activity), activity, [loihi1, sanafe, smaller], words=WORDS)
+    assert asked == ["loihi1", "smaller"]
+
+
 # --- what makes a sum wide
 
 
@@ -375,9 +395,10 @@ def test_weights_of_0_can_be_what_is_not_known() -> None:
 
 
 def test_every_profile_has_its_cores_if_sizes_and_places_are_known(everywhere: Prices) -> None:
-    assert set(everywhere.cores) == {"loihi2", "loihi1"}
+    assert set(everywhere.cores) == {"loihi2", "loihi1", "loihi1-sanafe"}
     found = by_name(everywhere)
-    assert {name for name, report in found.items() if report.latency} == {"loihi2", "loihi1", "spinnaker1", "truenorth"}
+    timed = {name for name, report in found.items() if report.latency}
+    assert timed == {"loihi2", "loihi1", "loihi1-sanafe", "spinnaker1", "truenorth"}
     assert all(report.literature == found["cmos45"].literature for report in found.values())
     expected = first_answer(layers()).steps / layers().timesteps
     for report in found.values():
@@ -389,17 +410,18 @@ def test_every_profile_has_its_cores_if_sizes_and_places_are_known(everywhere: P
 def test_reports_of_older_bundles_are_shown_without_what_they_did_not_count(everywhere: Prices) -> None:
     table: dict[str, Any] = {"energy": {report.profile: report.to_json() for report in everywhere.energy}}
     assert "not counted" not in shown(energy_table(table)) + shown(time_table(table))
+    assert shown(time_table(table)).count("none on as many chips takes less than") == 3
     for row in table["energy"].values():
         for key in ("holds", "sensitivity", "pace", "energy_delay"):
             del row[key]
         for share in row["static"]:
             del share["kind"]
-        for key in ("sets", "per_step_ns", "unknown"):
+        for key in ("sets", "per_step_ns", "unknown", "even_seconds_per_sample"):
             row["latency"] = row["latency"] and {k: v for k, v in row["latency"].items() if k != key}
     text = shown(energy_table(table))
     assert "odin" in text
     assert "Chips that cannot hold" not in text
     times = shown(time_table(table))
-    assert times.count("not counted") == 3 * 4
+    assert times.count("not counted") == 3 * 5
     assert "lower bound" in times
     assert time_table({"energy": {}}) is None
