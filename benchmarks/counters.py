@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -40,6 +42,7 @@ HERE = Path(__file__).resolve().parent
 MODELS = HERE.parent / "examples" / "models"
 TOOLS = ("spikingjelly", "neurobench", "sinabs")
 SAMPLES = 2
+SUMS = ("connections", "stored", "nonzero", "dense", "attentions", "dynamic", "first")
 Counter = Callable[[nn.Module, torch.Tensor], int]
 
 
@@ -66,7 +69,7 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE", default=str(HERE / "counters.json"))
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    rows = [*shipped(), *borders(), *zero_weights(), *messages(), *first_layer(), *many()]
+    rows = [*shipped(), *pilotnet(), *borders(), *zero_weights(), *messages(), *first_layer(), *many()]
     found = {"versions": {tool: version(tool) for tool in TOOLS}, "rows": [asdict(row) for row in rows]}
     Path(args.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(render(found))
@@ -189,7 +192,7 @@ def conv(rng: np.random.Generator, **how: Any) -> ir.FixedConv2d:
 
 def shipped() -> list[Row]:
     """Every connection that reads spikes in every shipped network, and every attention within a step."""
-    sums = dict.fromkeys(("connections", "stored", "nonzero", "dense", "attentions", "dynamic", "first"), 0)
+    sums = dict.fromkeys(SUMS, 0)
     for path in sorted(MODELS.glob("*.pt")):
         checkpoint = load(path)
         graph = scheduled_integers(checkpoint, load_profile("loihi2"))
@@ -221,6 +224,29 @@ def shipped() -> list[Row]:
             spikingjelly=sums["dynamic"], neurobench=0, sinabs=0, why="these two see layers only"),
         Row(what="the same, q and k first", ours=sums["dynamic"], spikingjelly=sums["first"],
             why="counted in the order of the program"),
+    ]  # fmt: skip
+
+
+def pilotnet() -> list[Row]:
+    """Intel's network with the spikes recorded of it, in the lava-dl wheel of the download cache."""
+    from pilotnet_energy import ROOT, WHEEL, recording
+
+    folder = Path(os.environ.get("AVSNN_WHEELS") or ROOT / ".cache" / "wheels")
+    with zipfile.ZipFile(folder / WHEEL) as wheel:
+        graph, seen = recording(wheel)
+    rows, sums = {row.name: row for row in count(graph, seen).synapses}, dict.fromkeys(SUMS, 0)
+    _layers(graph, seen, rows, sums)
+    single = 0
+    for node in graph.of(ir.Synapse):
+        x = as_batch(node, seen[node.inputs[0]], graph[node.inputs[0]].shape)
+        found = neurobench("Effective_ACs")(as_module(node).float(), x.float()) if rows[node.name].events else 0
+        _same(f"PilotNet {node.name}, float32", int(np.float32(rows[node.name].sop_nonzero)), found)
+        single += found
+    return [
+        Row(what="SOP, stored: PilotNet's recorded spikes", ours=sums["stored"], spikingjelly=sums["stored"],
+            sinabs=sums["stored"]),
+        Row(what="its SOP, weights not 0, in float32", ours=sums["nonzero"], neurobench=single,
+            why="sums in 32-bit floats"),
     ]  # fmt: skip
 
 

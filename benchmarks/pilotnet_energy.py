@@ -68,12 +68,17 @@ def main() -> int:
 
 
 def counted(wheel: zipfile.ZipFile) -> Counts:
-    """Operations of the recorded spikes, step by step as they were recorded."""
+    """Operations of the recorded spikes."""
+    return count(*recording(wheel), driven=True)
+
+
+def recording(wheel: zipfile.ZipFile) -> tuple[Graph, dict[str, Array]]:
+    """The network, and what was recorded of it, step by step as it was."""
     graph = read_net(io.BytesIO(wheel.read(f"{FOLDER}/network.net")), timesteps=RECORDED, reset_interval=STEPS)
     graph = graph.with_nodes(replace(n, offset=0) if isinstance(n, FixedLIF) else n for n in graph)
     spikes = {name: _array(wheel, file)[:, None].astype(bool) for name, file in RECORDINGS.items()}
     spikes["layer10"] = np.zeros((RECORDED, 1, 1), bool)  # its recording is from another run; nothing reads it
-    return count(graph, spikes, driven=True)
+    return graph, spikes
 
 
 def one_frame(wheel: zipfile.ZipFile) -> Counts:
