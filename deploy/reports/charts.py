@@ -39,14 +39,23 @@ class Spot:
 
 
 def largest(rows: Sequence[Row], show: Callable[[float], str]) -> list[Row]:
-    """The rows with the largest values in their order, and one for what the others have together."""
+    """The rows with the largest values in their order, and in words alone what the others have together.
+
+    A bar of that sum would be longer than all others.
+    """
     if len(rows) <= MOST:
         return list(rows)
     kept = sorted(sorted(range(len(rows)), key=lambda k: -max(rows[k].values))[: MOST - 1])
     others = [row for k, row in enumerate(rows) if k not in set(kept)]
     sums = tuple(map(sum, zip(*(row.values for row in others), strict=True)))
-    rest = Row(label=f"{len(others):,} others together", values=sums, texts=tuple(map(show, sums)))
+    texts = tuple(f"{show(total)} (not drawn)" for total in sums)
+    rest = Row(label=f"{len(others):,} others together", values=(0.0,) * len(sums), texts=texts)
     return [*(rows[k] for k in kept), rest]
+
+
+def _spoken(rows: Sequence[Row]) -> str:
+    """The chart for those who do not see it."""
+    return "; ".join(f"{row.label}: {', '.join(row.texts)}" for row in rows)
 
 
 def bars(title: str, rows: Sequence[Row], series: Sequence[str], unit: str) -> Markup:
@@ -65,7 +74,7 @@ def bars(title: str, rows: Sequence[Row], series: Sequence[str], unit: str) -> M
             marks.append(element("rect", shape | {"class": f"mark s{k}"}, element("title", {}, name)))
             marks.append(svg.text(axis.at(value) + 5, top + 10.5, text, "value"))
         y += tall
-    return svg.chart(title, axis, y, marks)
+    return svg.chart(title, axis, y, marks, about=_spoken(rows))
 
 
 def intervals(title: str, rows: Sequence[Row], axis: svg.Axis) -> Markup:
@@ -80,7 +89,7 @@ def intervals(title: str, rows: Sequence[Row], axis: svg.Axis) -> Markup:
         marks.append(element("circle", {"cx": value, "cy": y, "r": 5, "class": f"mark {row.kind}"}, name))
         marks.append(svg.text(axis.right + 14, y + 4, row.texts[0], "value"))
         y += ROW + 6
-    return svg.chart(title, axis, y - ROW / 2 + 4, marks)
+    return svg.chart(title, axis, y - ROW / 2 + 4, marks, about=_spoken(rows))
 
 
 def curve(spots: Sequence[Spot], across: svg.Axis, up: svg.Axis) -> tuple[float, list[Markup]]:
@@ -129,7 +138,8 @@ def timeline(title: str, rows: Sequence[tuple[str, int, int, int]], steps: int) 
             name = element("title", {}, f"{label}: {what} from step {first} to {last}")
             marks += [element("rect", shape | {"class": f"mark {kind}"}, name)] if last > first else []
         y += ROW
-    return svg.chart(title, axis, y, marks)
+    about = "; ".join(f"{label} from step {start} to {start + length}" for label, start, length, _ in rows)
+    return svg.chart(title, axis, y, marks, about=about)
 
 
 def grid(title: str, cells: Sequence[tuple[str, str, float]]) -> Markup:

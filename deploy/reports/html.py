@@ -23,6 +23,7 @@ from avsnn.deploy.reports.html_proof import accuracy, capability, certificate, e
 from avsnn.deploy.reports.html_spent import energy, energy_text, main_profile
 from avsnn.deploy.reports.html_spikes import activity
 from avsnn.deploy.reports.html_table import paragraph, table
+from avsnn.deploy.reports.interval import format_time
 from avsnn.deploy.reports.render import left_out
 from avsnn.deploy.reports.svg import style
 
@@ -70,8 +71,9 @@ def render_html(report: Mapping[str, Any], *, digest: str) -> str:
     sections = [_section(anchor, heading, *fill(report)) for anchor, heading, fill in parts]
     sections.append(_section("provenance", "Provenance", *_provenance(report, digest)))
     anchors = [(anchor, heading) for anchor, heading, _ in parts] + [("provenance", "Provenance")]
-    links = element("nav", {}, *(element("a", {"href": f"#{anchor}"}, heading) for anchor, heading in anchors))
-    body = element("body", {}, element("main", {}, *_summary(report, title), links, *sections))
+    links = (element("a", {"href": f"#{anchor}"}, heading) for anchor, heading in anchors)
+    nav = element("nav", {"aria-label": "Sections"}, *links)
+    body = element("body", {}, element("main", {}, *_summary(report, title), nav, *sections))
     return f"<!DOCTYPE html>\n{element('html', {'lang': 'en'}, head, body)}\n"
 
 
@@ -147,7 +149,16 @@ def _fit_card(report: Mapping[str, Any]) -> Markup:
 
 def _time_card(report: Mapping[str, Any]) -> Markup:
     steps, window = report["latency_steps"], report["counts"]["steps"]
-    return _card("Time", f"{steps:,} steps", f"to the first answer, then one answer every {window:,} steps")
+    priced = report["energy"].get(report["meta"]["target"], {})
+    pace, latency = priced.get("pace") or {}, priced.get("latency")  # reports of older bundles have none
+    first, rate = pace.get("first_answer_s"), pace.get("answers_per_second")
+    if not latency or first is None or rate is None:
+        return _card("Time", f"{steps:,} steps", f"to the first answer, then one answer every {window:,} steps")
+    least, most = ("at least ", "at most ") if latency["mode"] == "lower bound" else ("", "")
+    answers = f"{most}{float(format(rate['value'], '.2g')):,g} answers per second"
+    small = f"to the first answer ({steps:,} steps), then {answers} (one every {window:,} steps)"
+    small += {"throttled": ", by the chip's own clock", "measured": ", as measured"}.get(latency["mode"], "")
+    return _card("Time", f"{least}{format_time(1e9 * first['value'])}", small)
 
 
 def _warning_card(report: Mapping[str, Any]) -> Markup:

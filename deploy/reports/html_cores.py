@@ -9,7 +9,7 @@ from avsnn.deploy.reports.charts import grid
 from avsnn.deploy.reports.core_map import Cell, Tiles, core_map
 from avsnn.deploy.reports.cores import USED, beside_in_words, in_words, most
 from avsnn.deploy.reports.element import Markup
-from avsnn.deploy.reports.html_table import folded, paragraph, table
+from avsnn.deploy.reports.html_table import paragraph, table
 
 DRAWN = 4096  # cores on the map; a page of more is slow to open
 DONE = {
@@ -137,7 +137,7 @@ def _busiest(counted: Mapping[str, Any]) -> list[Markup]:
                 f"{routes['load'] / samples:,.0f} of them."
             )
         )
-    return [*parts, folded(f"{len(counted['cores']):,} cores one by one", _each(counted["cores"], samples))]
+    return [*parts, _each(counted["cores"], samples)]
 
 
 def _each(rows: Sequence[Mapping[str, Any]], samples: int) -> Markup:
@@ -152,4 +152,5 @@ def _each(rows: Sequence[Mapping[str, Any]], samples: int) -> Markup:
         for row in rows
     ]
     columns = ("core", "population", "chip", "tile", *DONE.values())
-    return table("Cores, means per sample", columns, cells, numbers=(0, *range(2, len(columns))))
+    numbers = (0, *range(2, len(columns)))
+    return table("Cores, means per sample", columns, cells, numbers=numbers, fold=f"{len(rows):,} cores one by one")

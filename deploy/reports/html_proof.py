@@ -7,7 +7,7 @@ from typing import Any
 
 from avsnn.deploy.reports.charts import WORDS, Row, intervals
 from avsnn.deploy.reports.element import Markup
-from avsnn.deploy.reports.html_table import folded, paragraph, table
+from avsnn.deploy.reports.html_table import paragraph, table
 from avsnn.deploy.reports.overflow import overflow_lines
 from avsnn.deploy.reports.render import finetuned, noticed
 from avsnn.deploy.reports.svg import WIDTH, linear, room
@@ -28,20 +28,15 @@ def accuracy(report: Mapping[str, Any]) -> list[Markup]:
     if not found:
         return [paragraph("Not measured: there were no labelled samples.")]
     shown, rows = [], []
-    for name, row in found["stages"].items():
-        shown.append(_dot(name, row))
-        difference = found["differences"].get(name)
-        paired = "" if difference is None else f"{100 * difference['difference']:+.1f} points"
-        if difference is not None:
-            paired += " [{:+.1f}, {:+.1f}]".format(*(100 * edge for edge in difference["interval95"]))
-        right = f"measured: {row['correct']:,} of {row['count']:,} right"
-        rows.append((name, f"{100 * row['accuracy']:.1f} %", _ends(row), paired, right))
-    for label, stage, words in SAME:
-        checks = [row for row in _comparisons(report) if any(word in row["name"] for word in words)]
-        if stage in found["stages"] and checks:
-            row = found["stages"][stage]
-            shown.append(_dot(label, row, same=stage))
-            rows.append((label, f"{100 * row['accuracy']:.1f} %", _ends(row), "", _why(stage, checks)))
+    for stage in found["stages"]:
+        shown.append(_dot(stage, found["stages"][stage]))
+        rows.append(_measured(found, stage))
+        for label, source, words in SAME:
+            checks = [row for row in _comparisons(report) if any(word in row["name"] for word in words)]
+            if source == stage and checks:
+                row, at = found["stages"][stage], 0 if label == "traced" else len(rows)  # traced comes before folded
+                shown.insert(at, _dot(label, row, same=stage))
+                rows.insert(at, (label, _percent(row), _ends(row), "", _why(stage, checks)))
     columns = ("stage", "accuracy", "95 % interval", f"against {found['against']}, paired", "how it is known")
     title = f"Accuracy on {found['samples']:,} samples of {found['data']}, with 95 % intervals"
     low, high = min(row.values[0] for row in shown), max(row.values[2] for row in shown)
@@ -57,11 +52,23 @@ def _comparisons(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [*report["proofs"], *report["executions"]]
 
 
+def _measured(found: Mapping[str, Any], stage: str) -> tuple[str, ...]:
+    row, difference = found["stages"][stage], found["differences"].get(stage)
+    paired = "" if difference is None else f"{100 * difference['difference']:+.1f} points"
+    if difference is not None:
+        paired += " [{:+.1f}, {:+.1f}]".format(*(100 * edge for edge in difference["interval95"]))
+    return (stage, _percent(row), _ends(row), paired, f"measured: {row['correct']:,} of {row['count']:,} right")
+
+
+def _percent(row: Mapping[str, Any]) -> str:
+    return f"{100 * row['accuracy']:.1f} %"
+
+
 def _dot(label: str, row: Mapping[str, Any], *, same: str = "") -> Row:
     """A measured accuracy, or a hollow dot for what is the ``same``."""
-    value, (low, high) = 100 * row["accuracy"], (100 * edge for edge in row["interval95"])
-    text = f"{value:.1f} %, as {same}" if same else f"{value:.1f} %, {_ends(row)}"
-    return Row(label=label, values=(low, value, high), texts=(text,), kind="same" if same else "s0")
+    low, high = (100 * edge for edge in row["interval95"])
+    text = f"{_percent(row)}, as {same}" if same else f"{_percent(row)}, {_ends(row)}"
+    return Row(label=label, values=(low, 100 * row["accuracy"], high), texts=(text,), kind="same" if same else "s0")
 
 
 def _ends(row: Mapping[str, Any]) -> str:
@@ -91,7 +98,7 @@ def exactness(report: Mapping[str, Any]) -> list[Markup]:
             "if it also notices mistakes that were planted on purpose; an idle mistake changes nothing on this data."
         ),
         table("Comparisons", columns, rows, numbers=(2, 3, 4, 5, 6)),
-        folded("The same for each kind of data", table("Each comparison", columns, each, numbers=(2, 3, 4, 5, 6))),
+        table("Each comparison", columns, each, numbers=(2, 3, 4, 5, 6), fold="The same for each kind of data"),
         paragraph(
             f"{report['integers_checked']:,} integers lie within half a step of their real value. {windows:,} windows "
             f"full of ties were compared with exact fractions: {how}."
@@ -124,8 +131,9 @@ def certificate(report: Mapping[str, Any]) -> list[Markup]:
         numbers = (f"{margin['bound']:,}", f"{margin['limit']:,}", f"{margin['bits']:,}", seen)
         rows.append((row["name"], row["kind"], row["verdict"], what, *numbers))
     columns = ("node", "kind", "verdict", "closest", "bound", "limit", "bits to spare", "on data")
-    shown = table("The closest that each node comes to its limit", columns, rows, numbers=(4, 5, 6, 7))
-    return [*map(paragraph, overflow_lines(report)), folded(f"{len(rows):,} nodes one by one", shown)]
+    caption, fold = "The closest that each node comes to its limit", f"{len(rows):,} nodes one by one"
+    shown = table(caption, columns, rows, numbers=(4, 5, 6, 7), fold=fold)
+    return [*map(paragraph, overflow_lines(report)), shown]
 
 
 def capability(report: Mapping[str, Any]) -> list[Markup]:

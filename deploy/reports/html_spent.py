@@ -154,8 +154,8 @@ def _terms(priced: Mapping[str, Mapping[str, Any]]) -> list[Markup]:
             count = f"{term['count'] / row['samples']:,.0f}"
             terms.append((name, term["name"], count, value, f"{lo} to {hi}", term["evidence"]))
     columns = ("profile", "term", "per sample", "energy", "interval", "evidence")
-    listed = table("Terms of each sum, per sample", columns, terms, numbers=(2, 3, 4))
-    return [folded(f"{len(terms):,} terms of these sums", listed)] if terms else []
+    fold = f"{len(terms):,} terms of these sums"
+    return [table("Terms of each sum, per sample", columns, terms, numbers=(2, 3, 4), fold=fold)] if terms else []
 
 
 def _unpriced(report: Mapping[str, Any]) -> list[Markup]:
@@ -165,5 +165,5 @@ def _unpriced(report: Mapping[str, Any]) -> list[Markup]:
         for item in row["unpriced"]:
             found.setdefault((item["term"], item["reason"]), []).append(name)
     rows = [(*why, ", ".join(names)) for why, names in sorted(found.items())]
-    shown = table("What has no price, and on which profiles", ("term", "because", "profiles"), rows)
-    return [folded(f"{len(rows):,} reasons why terms have no price", shown)] if found else []
+    columns, fold = ("term", "because", "profiles"), f"{len(rows):,} reasons why terms have no price"
+    return [table("What has no price, and on which profiles", columns, rows, fold=fold)] if found else []

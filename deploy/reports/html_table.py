@@ -17,6 +17,7 @@ def table(
     numbers: Collection[int] = (),
     hashes: Collection[int] = (),
     total: bool = False,
+    fold: str = "",
 ) -> Markup:
     """A table that scrolls on its own where it is wide, and is folded where it is long.
 
@@ -27,6 +28,7 @@ def table(
         numbers: columns that stand to the right.
         hashes: columns in letters of one width.
         total: the last row is a sum.
+        fold: the line that opens it; without one, long tables alone are folded.
     """
     kinds = ["n" if k in numbers else "hash" if k in hashes else None for k in range(len(columns))]
     head = [element("th", {"class": kind, "scope": "col"}, name) for kind, name in zip(kinds, columns, strict=True)]
@@ -36,7 +38,9 @@ def table(
         body.append(element("tr", {"class": "total" if total and k == len(rows) - 1 else None}, *cells))
     parts = element("caption", {}, caption), element("thead", {}, element("tr", {}, *head)), element("tbody", {}, *body)
     whole = element("div", {"class": "scroll"}, element("table", {}, *parts))
-    return whole if len(rows) <= LONG else folded(f"{caption}: {len(rows):,} rows", whole)
+    if len(rows) > LONG and not fold:
+        fold = f"{caption}: {len(rows):,} rows"
+    return folded(fold, whole) if fold else whole
 
 
 def folded(summary: str, *parts: Markup) -> Markup:
