@@ -16,11 +16,9 @@ import os
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,7 +28,6 @@ from torch import nn
 from avsnn.convert.ir import fixed_nodes as ir
 from avsnn.convert.ir.fixed_interpreter import filled, to_integers
 from avsnn.convert.ir.graph import Graph
-from avsnn.convert.ir.kernels import image_shape
 from avsnn.convert.unproved import scheduled_integers
 from avsnn.deploy.backends.cpu import simulate
 from avsnn.deploy.reports.counts import SynapseCount, count
@@ -38,12 +35,15 @@ from avsnn.deploy.reports.dense import dense_order
 from avsnn.hw_profiles.profile import load_profile
 from avsnn.train.checkpoints import load
 
+if __name__ != "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+from counter_tools import as_batch, as_module, neurobench, sinabs, spikingjelly, spikingjelly_macs
+
 HERE = Path(__file__).resolve().parent
 MODELS = HERE.parent / "examples" / "models"
 TOOLS = ("spikingjelly", "neurobench", "sinabs")
 SAMPLES = 2
 SUMS = ("connections", "stored", "nonzero", "dense", "attentions", "dynamic", "first")
-Counter = Callable[[nn.Module, torch.Tensor], int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,82 +89,6 @@ def render(found: dict[str, Any]) -> str:
 
 def _number(value: int | None) -> str:
     return "" if value is None else f"{value:,}"
-
-
-# --- what each tool counts of a layer and what enters it, over the whole batch
-
-
-def spikingjelly(module: nn.Module, *x: torch.Tensor) -> int:
-    """Additions that spikes cause."""
-    from spikingjelly.activation_based.op_counter import SynOpCounter
-
-    return _dispatched(SynOpCounter(), module, *x)
-
-
-def spikingjelly_macs(module: nn.Module, *x: torch.Tensor) -> int:
-    """Multiply-accumulates of what is no spike."""
-    from spikingjelly.activation_based.op_counter import MACCounter
-
-    return _dispatched(MACCounter(), module, *x)
-
-
-def _dispatched(counter: Any, module: nn.Module, *x: torch.Tensor) -> int:
-    from spikingjelly.activation_based.op_counter import DispatchCounterMode
-
-    with torch.no_grad(), DispatchCounterMode([counter]):
-        module(*x)
-    return int(counter.get_total())
-
-
-def neurobench(key: str) -> Counter:
-    """One number of its metric (Effective_ACs, Effective_MACs, Dense), which averages over the batch."""
-
-    def counter(module: nn.Module, x: torch.Tensor) -> int:
-        from neurobench.hooks.layer import LayerHook
-        from neurobench.metrics.workload import SynapticOperations
-
-        hook = LayerHook(module)
-        with torch.no_grad():
-            module(x)
-            found = SynapticOperations()(SimpleNamespace(connection_hooks=[hook]), None, (x,))
-        hook.close()
-        return round(found[key] * len(x))
-
-    return counter
-
-
-def sinabs(module: nn.Module, x: torch.Tensor) -> int:
-    """Its hooks average over the batch."""
-    from sinabs.hooks import conv_layer_synops_hook, linear_layer_synops_hook
-
-    hook = conv_layer_synops_hook if isinstance(module, nn.Conv2d) else linear_layer_synops_hook
-    with torch.no_grad():
-        hook(module, [x], module(x))
-    return round(float(module.hook_data["layer_synops_per_timestep"]) * len(x))
-
-
-# --- our nodes as their modules
-
-
-def as_module(node: ir.Synapse | ir.HeldCurrent) -> nn.Module:
-    """The same connection in torch, float64 so that sums of ours stay exact."""
-    weight = torch.tensor(node.weight if isinstance(node, ir.HeldCurrent) else node.weight_mant, dtype=torch.float64)
-    module: nn.Module
-    if weight.ndim == 2:
-        module = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=torch.float64)
-    else:
-        assert isinstance(node, ir.FixedConv2d | ir.HeldCurrent)
-        how: Any = {"stride": node.stride, "padding": node.padding, "dilation": node.dilation, "groups": node.groups}
-        wide = weight.shape[1] * node.groups
-        module = nn.Conv2d(wide, weight.shape[0], tuple(weight.shape[2:]), bias=False, dtype=torch.float64, **how)
-    module.weight = nn.Parameter(weight, requires_grad=False)
-    return module
-
-
-def as_batch(node: ir.Synapse | ir.HeldCurrent, x: np.ndarray, shape: tuple[int, ...]) -> torch.Tensor:
-    """(T, B, *shape) as steps times samples."""
-    flat = isinstance(node, ir.FixedLinear) or (isinstance(node, ir.HeldCurrent) and node.weight.ndim == 2)
-    return torch.tensor(x.reshape(-1, *((int(np.prod(shape)),) if flat else image_shape(shape))), dtype=torch.float64)
 
 
 def tiny(node: ir.Synapse, shape: tuple[int, ...], x: np.ndarray) -> tuple[nn.Module, torch.Tensor, SynapseCount]:
