@@ -149,21 +149,30 @@ def _early_matters(graph: Graph, spoiled: Graph, reader: Node, early: set[str], 
         streams = [_stream(sent[name]) for name in reader.inputs]
         moved = [x[1:] if old != new else x[:-1] for x, (old, new) in zip(streams, waits, strict=True)]
         if not reader.windowed:
-            return bool((_made(reader, moved) != _made(reader, [x[:-1] for x in streams])).any())
+            return _shows(graph, reader, _made(reader, moved), _made(reader, [x[:-1] for x in streams]))
         there = _windows(_stream(sent[reader.name])[:-1], T)
-        return bool((_made(reader, [_windows(x, T) for x in moved]) != there).any())
+        return _shows(graph, reader, _made(reader, [_windows(x, T) for x in moved]), there)
     synapses = [name for name in reader.inputs if name in early and isinstance(graph[name], fixed.Synapse)]
     if not synapses:
         return False
     if isinstance(reader, fixed.Received):  # whose synapses differ in shape: x and its gain
         streams = [_stream(sent[name]) for name in reader.inputs]
         moved = [x[1:] if name in synapses else x[:-1] for name, x in zip(reader.inputs, streams, strict=True)]
-        return bool((_made(reader, moved) != _made(reader, [x[:-1] for x in streams])).any())
+        return _shows(graph, reader, _made(reader, moved), _made(reader, [x[:-1] for x in streams]))
     total = _stream(np.asarray(sum(sent[name].reshape(*sent[name].shape[:2], *reader.shape) for name in synapses)))
     if isinstance(reader, fixed.FixedReadout):
         answers = [reader.over_window(_windows(stream, T)) for stream in (total[1:], total[:-1])]
         return bool((answers[0] != answers[1]).any())
     return bool((total[1:] != total[:-1]).any())
+
+
+def _shows(graph: Graph, node: Node, found: Array, sound: Array) -> bool:
+    """Whether what reads ``node`` gets something else: weights of 0, or sums that cancel, may hide it."""
+    differs = bool((found != sound).any())
+    readers = graph.readers[node.name]
+    if not differs or not all(isinstance(reader, fixed.Synapse) for reader in readers):
+        return differs
+    return any(bool((_made(reader, [found]) != _made(reader, [sound])).any()) for reader in readers)
 
 
 def _stream(x: Array) -> Array:

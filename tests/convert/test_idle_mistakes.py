@@ -121,3 +121,10 @@ def test_axons_that_a_product_lacks_are_idle_where_the_weights_behind_it_are_zer
     mapped = [check for check in record["checks"] if check["name"] == "mapped = scheduled"]
     starved = "every product: axons left out"
     assert any(starved in check["controls_idle"] for check in mapped)
+
+
+def test_delays_of_a_product_are_idle_where_the_weights_behind_it_hide_them() -> None:
+    drawn = draw(5080, 1, 2)
+    record = convert(drawn.graph, calibration=drawn.inputs, seed=5080, proof_samples=4).record
+    idle = [name for check in record["checks"] for name in check["controls_idle"]]
+    assert "every balancing delay: short by one" in idle
