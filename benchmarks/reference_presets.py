@@ -41,6 +41,11 @@ PRESETS: dict[str, tuple[str, str, dict[str, Any], dict[str, tuple[int, ...]]]] 
 """Name to model, preset, values in place of its own, and the shapes of its inputs."""
 GAIN = 2.0
 """Of norms: with less, deep layers of random weights are silent."""
+THRESHOLDS = (0.5, 0.25)
+"""Of neurons behind attention within a step and over time: of coincidences of random spikes there are few."""
+ALIGN = 1.0
+"""Standard deviation of the weights that read products of means, which are small. Without it the compiler would prove
+that S-CMRL's fusion can never fire, and leave it out."""
 
 
 def main() -> int:
@@ -72,10 +77,14 @@ def build(name: str) -> tuple[nn.Module, dict[str, np.ndarray]]:
     module = find_model(model).build(make_config(model, preset, values))
     rng = np.random.default_rng(0)
     inputs = {key: rng.integers(0, 256, size=(8, *shape)) / 255 for key, shape in shapes.items()}
-    for child in module.modules():
+    for path, child in module.named_modules():
         if isinstance(child, nn.BatchNorm2d | nn.BatchNorm1d):
             nn.init.constant_(child.weight, GAIN)
             child.momentum = None  # a plain mean over the passes
+        elif path.endswith("attention_lif"):
+            child.v_threshold = THRESHOLDS["temporal" in path]
+        elif path.endswith("align.linear.module"):
+            nn.init.normal_(child.weight, std=ALIGN)
     with torch.no_grad():
         module.train()(**{key: torch.as_tensor(x).float() for key, x in inputs.items()})
     return module.eval(), inputs
