@@ -14,7 +14,7 @@ from rich.text import Text
 from avsnn.deploy.fit import DOES_NOT
 from avsnn.deploy.reports.element import readable
 from avsnn.deploy.reports.energy import BANNER
-from avsnn.deploy.reports.interval import Interval, format_interval
+from avsnn.deploy.reports.interval import Interval, format_interval, format_time
 
 FORMULA = tuple("=+-@|%\uff1d\uff0b\uff0d\uff20")  # wide forms too: a spreadsheet computes what starts so
 LAYERS = (
@@ -70,6 +70,7 @@ def summary(report: Mapping[str, Any]) -> dict[str, Any]:
         "chips": mapping.get("chips"),
         "refused": mapping.get("refused"),
         "energy_pj_per_sample": {name: row["dynamic_pj_per_sample"] for name, row in report["energy"].items()},
+        "time": (report["energy"].get(meta["target"]) or {}).get("latency"),
         "cannot_hold": sorted(
             name for name, row in report["energy"].items() if (row.get("holds") or {}).get("verdict") == DOES_NOT
         ),
@@ -103,6 +104,7 @@ def _rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
         rows.append((f"{label} per sample", [f"{row[f'{name}_per_sample']:,.0f}" for row in found]))
     rows.append(("steps to the first answer", [f"{row['latency_steps']:,}" for row in found]))
     rows.append(("steps between answers", [f"{row['steps']:,}" for row in found]))
+    rows.append(("time per sample on the target", [_time(row) for row in found]))
     rows.append(("cores", [_cores(row) for row in found]))
     for profile in dict.fromkeys(profile for row in found for profile in row["energy_pj_per_sample"]):
         rows.append((f"energy per sample, {profile}", [_energy(row, profile) for row in found]))
@@ -120,6 +122,13 @@ def _cores(row: Mapping[str, Any]) -> str:
     if row["cores"] is None:
         return "does not fit" if row["refused"] else "not asked"
     return f"{row['cores']:,} on {row['chips']:,} chip{'s' if row['chips'] > 1 else ''}"
+
+
+def _time(row: Mapping[str, Any]) -> str:
+    time = row["time"]
+    if time is None:
+        return "not known"
+    return f"{'>= ' if time['mode'] == 'lower bound' else ''}{format_time(time['seconds_per_sample']['value'] * 1e9)}"
 
 
 def _energy(row: Mapping[str, Any], profile: str) -> str:

@@ -175,7 +175,9 @@ def price(
         static=static,
         latency=latency,
         pace=pace,
-        energy_delay=energy_delays(tally.dynamic, static, pace, latency, counts.samples),
+        energy_delay=energy_delays(
+            tally.dynamic, static, pace, latency, counts.samples, all_in="static" in profile.inside
+        ),
         unpriced=tuple(tally.unpriced),
         sensitivity=sensitivity(profile, lambda other: _tally(counts, other, memory, cores).dynamic),
         holds=holds,

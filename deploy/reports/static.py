@@ -96,17 +96,24 @@ class EnergyDelay:
 
 
 def energy_delays(
-    dynamic: Interval | None, shares: tuple[StaticShare, ...], pace: Pace | None, latency: Latency | None, samples: int
+    dynamic: Interval | None,
+    shares: tuple[StaticShare, ...],
+    pace: Pace | None,
+    latency: Latency | None,
+    samples: int,
+    *,
+    all_in: bool = False,
 ) -> tuple[EnergyDelay, ...]:
     """Of dynamic energy alone, and with the static energy of whole chips; ``dynamic`` is of all samples.
 
-    The delay is that of the first answer where it is known, else the time between answers.
+    The delay is that of the first answer where it is known, else the time between answers. ``all_in``: prices of events
+    hold the static energy, so there is one product, of both.
     """
     if dynamic is None or latency is None:
         return ()
     first = None if pace is None else pace.first_s
     delay, seconds = ("time between answers", latency.seconds) if first is None else ("first answer", first)
-    kinds = [("dynamic", dynamic, latency.mode == "lower bound")]
+    kinds = [("dynamic and static" if all_in else "dynamic", dynamic, latency.mode == "lower bound")]
     kinds += [("dynamic and whole chips", dynamic + s.energy, s.lower_bound) for s in shares if s.kind == "chips"]
     return tuple(
         EnergyDelay(energy=name, delay=delay, joule_seconds=(e * seconds).scaled(J_PER_PJ / samples), lower_bound=bound)

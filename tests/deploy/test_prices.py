@@ -259,6 +259,8 @@ def test_pace_and_energy_delay_by_hand() -> None:
     assert (chip.kind, chip.name, chip.lower_bound) == ("chips", "1 whole chip", False)
     total = per_sample.value + chip.energy.value / counts.samples
     assert both.joule_seconds.value == pytest.approx(total * 1e-12 * 3e-3 * 9 / counts.steps)
+    truenorth = price(counts, load_profile("truenorth"))
+    assert [each.energy for each in truenorth.energy_delay] == ["dynamic and static"], "one price holds both"
     bound = price(counts, profile, cores=cores)
     assert bound.energy_delay[0].delay == "time between answers"
     assert all(each.lower_bound for each in bound.energy_delay)

@@ -102,6 +102,8 @@ def test_side_by_side_a_chip_that_cannot_hold_the_network_says_so(report: dict[s
     Console(file=out, width=140).print(compare_table({"a": found, "b": found}))
     lines = {line.split(", ")[1].split()[0]: line for line in out.getvalue().splitlines() if "energy per" in line}
     assert lines["loihi1"].count("cannot hold it; ") == 2
+    assert out.getvalue().count(">= 1.3 us") == 2, "time per sample"
+    assert compare_table({"a": found, "b": found | {"time": None}})
     assert "cannot hold" not in lines["loihi2"]
 
 
