@@ -183,10 +183,12 @@ class Rules:
             remedy = "fewer connections into the layer, or weights of one exponent for each"
         if name == "axons_out_per_core":
             remedy = "smaller layers behind it, which fewer cores can hold"
-        if demand.fan_in == 0:
+        what, product = WHAT[name], next((w for w in wires(self.graph, node) if self.made(w)), None)
+        if product is not None and name in ("memory_bits_per_core", "axons_in_per_core"):
+            what = f"one result of the product {product.name}, with all that it is made of, fits no core"
             remedy = "more heads, so that each has fewer channels, fewer tokens, or a shorter window"
         where = f"{node.name} ({node.origin})" if node.origin else node.name
-        return CapabilityError(WHAT[name], where=where, found=found, limit=f"{limit} ({name})", remedy=remedy)
+        return CapabilityError(what, where=where, found=found, limit=f"{limit} ({name})", remedy=remedy)
 
     def _stored(self, node: fixed.Synapse, shape: Shape, box: Box) -> tuple[int, int, int]:
         """(connections into one neuron, weights, bits) of a connection's part on a core."""

@@ -225,8 +225,11 @@ def test_a_product_of_which_no_result_fits_is_refused_with_layer_number_limit_an
     error = refused.value
     need = 3 * (8 + 8 + 1) + 8 * 2  # rounded up to words, and two neurons
     assert (error.where, error.found) == ("y", 2 * 64 + -(-need // 64) * 64)
+    assert error.what == "one result of the product p, with all that it is made of, fits no core"
     assert error.limit == "200 (memory_bits_per_core)"
     assert error.remedy == "more heads, so that each has fewer channels, fewer tokens, or a shorter window"
+    with pytest.raises(CapabilityError, match=r"result of the product p.* found 17, limit 16 \(axons_in_per_core\)"):
+        map_cores(graph, chip(axons_in_per_core=16))
     mapped, mapping = map_cores(graph, chip(memory_bits_per_core=1200))  # 1,408 bits as a whole
     assert mapping.products[0].cores == 2
     check_mapping(graph, mapped, chip(memory_bits_per_core=1200))
