@@ -9,6 +9,7 @@ never mixed.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -131,6 +132,7 @@ def price(
     cores_used: int | None = None,
     memory: MemoryWords | None = None,
     cores: CoreCounts | None = None,
+    samples: Sequence[CoreCounts] = (),
     fit: Fit | None = None,
     first: FirstAnswer | None = None,
 ) -> EnergyReport:
@@ -144,6 +146,7 @@ def price(
         cores_used: what static power is prorated by; without it those of ``cores`` or ``fit``, else at least so many.
         memory: widths of what is stored, where the profile prices memories.
         cores: what each core of a mapping on this chip did: hops, messages, the busiest core.
+        samples: the same of single samples, those with the fewest, a median number of and the most operations.
         fit: whether this chip holds the network.
         first: steps to the first answer, for the wait in seconds.
 
@@ -154,7 +157,9 @@ def price(
         raise InputError("nothing was counted", where="price", found=(counts.samples, counts.steps))
     if cores is not None and cores.profile != profile.id:
         raise InputError("cores of another chip", where="price", found=cores.profile, limit=profile.id)
-    latency = Latency.given(latency_s, latency_mode) if latency_s is not None else latency_bound(counts, profile, cores)
+    latency = latency_bound(counts, profile, cores, samples)
+    if latency_s is not None:
+        latency = Latency.given(latency_s, latency_mode)
     pace = None if latency is None else pace_of(latency, counts.steps, first)
     tally = _tally(counts, profile, memory, cores)
     holds = holding(counts, profile, fit, cores=cores, weight_bits=None if memory is None else memory.weight_bits)

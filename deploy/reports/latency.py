@@ -15,7 +15,7 @@ That is the time between samples, T steps; the first answer waits for the whole 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -41,6 +41,7 @@ class Latency:
     ``sets``: what makes a step take so long: "throttle", the name of a core, or of a link; empty for a given time.
     ``per_step``: each of the three, ns; ``unknown``: those of them that nobody has published a time for. ``even``:
     seconds if all cores of the chips in use did an equal share of the work, which no mapping on them beats.
+    ``by_sample``: seconds of the sample with the fewest operations, the median one, the one with the most.
     """
 
     seconds: Interval
@@ -50,6 +51,7 @@ class Latency:
     per_step: Mapping[str, Interval] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
     even: Interval | None = None
+    by_sample: tuple[Interval, ...] = ()
 
     @classmethod
     def given(cls, seconds: float, mode: str) -> Latency:
@@ -80,19 +82,22 @@ class Latency:
             "per_step_ns": {name: each.to_json() for name, each in self.per_step.items()},
             "unknown": list(self.unknown),
             "even_seconds_per_sample": None if self.even is None else self.even.to_json(),
+            "seconds_by_sample": [each.to_json() for each in self.by_sample],
         }
 
 
-def latency_bound(counts: Counts, profile: Profile, cores: CoreCounts | None = None) -> Latency | None:
-    """The time of the module's docstring, None where the profile publishes neither a tick nor times of work."""
-    found: dict[str, tuple[str, Interval]] = {}
-    if (tick := _time(profile, "tick")) is not None:
-        found["throttle"] = "throttle", tick
-    if (busiest := _busiest(counts, profile, cores)) is not None:
-        found["core"] = busiest
-    link, routes = _time(profile, "link"), None if cores is None else cores.routes
-    if link is not None and cores is not None and routes is not None:
-        found["link"] = f"link {routes.busiest}", link.scaled(routes.load / (cores.samples * cores.steps))
+def latency_bound(
+    counts: Counts, profile: Profile, cores: CoreCounts | None = None, samples: Sequence[CoreCounts] = ()
+) -> Latency | None:
+    """The time of the module's docstring, None where the profile publishes neither a tick nor times of work.
+
+    Args:
+        counts: of a run.
+        profile: of the chip.
+        cores: what each core did in it.
+        samples: the same of single samples, for ``by_sample``.
+    """
+    found = _parts(counts, profile, cores)
     if not {"throttle", "core"} & set(found):
         return None
     sets, _ = max(found.values(), key=lambda each: each[1].value)
@@ -102,14 +107,32 @@ def latency_bound(counts: Counts, profile: Profile, cores: CoreCounts | None = N
     even = None if cores is None else _even(counts, profile, cores.chips)
     seconds = counts.steps * NS
     return Latency(
-        seconds=largest(each for _, each in found.values()).scaled(seconds),
+        seconds=_longest(found).scaled(seconds),
         mode=mode,
         evidence=max(best, key=EVIDENCE.index),
         sets=sets,
         per_step={name: each for name, (_, each) in found.items()},
         unknown=tuple(name for name in ("core", "link") if name not in found),
         even=None if even is None else even[1].scaled(seconds),
+        by_sample=tuple(_longest(_parts(counts, profile, each)).scaled(seconds) for each in samples),
     )
+
+
+def _parts(counts: Counts, profile: Profile, cores: CoreCounts | None) -> dict[str, tuple[str, Interval]]:
+    """What each of throttle, core and link takes of a step (ns), with its name, as far as that is known."""
+    found: dict[str, tuple[str, Interval]] = {}
+    if (tick := _time(profile, "tick")) is not None:
+        found["throttle"] = "throttle", tick
+    if (busiest := _busiest(counts, profile, cores)) is not None:
+        found["core"] = busiest
+    link, routes = _time(profile, "link"), None if cores is None else cores.routes
+    if link is not None and cores is not None and routes is not None:
+        found["link"] = f"link {routes.busiest}", link.scaled(routes.load / (cores.samples * cores.steps))
+    return found
+
+
+def _longest(parts: Mapping[str, tuple[str, Interval]]) -> Interval:
+    return largest(each for _, each in parts.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +174,7 @@ def _busiest(counts: Counts, profile: Profile, cores: CoreCounts | None) -> tupl
     each = [(core.name, times.took(core, core.updates)) for core in cores.cores]
     name, _ = max(each, key=lambda row: row[1].value)
     longest = largest(time for _, time in each)
-    return name, times.barrier + longest.scaled(1 / (counts.samples * counts.steps))
+    return name, times.barrier + longest.scaled(1 / (cores.samples * cores.steps))
 
 
 def _even(counts: Counts, profile: Profile, chips: int | None) -> tuple[str, Interval] | None:

@@ -6,7 +6,7 @@ sizes are known, and placed for this run where its mesh is.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 from avsnn.convert.ir.graph import Graph
@@ -56,6 +56,7 @@ def prices(
         mapped: name of the target and its mapped graph, if it fits.
     """
     sent, first = messages_sent(graph, activity), first_answer(graph)
+    singles = [messages_sent(graph, part) for part in _samples(graph, counts, activity)]
     found: dict[Hashable, tuple[Fit | None, Graph | None]] = {}
     reports, cores = [], {}
     for profile in profiles:
@@ -68,12 +69,24 @@ def prices(
                 judged = _judged(graph, counts, profile)
                 found[alike] = judged, _placed(judged, profile, sent)
             judged, on = found[alike]
-        done = None
+        done, alone = None, list[CoreCounts]()
         if on is not None:
             done = core_counts(on, sent, profile, samples=counts.samples, steps=counts.steps)
+            alone = [core_counts(on, each, profile, samples=1, steps=counts.steps) for each in singles]
             cores[profile.id] = done
-        reports.append(price(counts, profile, memory=words, cores=done, fit=judged, first=first))
+        reports.append(price(counts, profile, memory=words, cores=done, samples=alone, fit=judged, first=first))
     return Prices(energy=tuple(reports), cores=cores)
+
+
+def _samples(graph: Graph, counts: Counts, activity: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
+    """Activity of the sample with the fewest operations, of the median one, and of that with the most; none of one."""
+    order = sorted(range(counts.samples), key=counts.sop_by_sample.__getitem__)
+    for k in (order[0], order[(len(order) - 1) // 2], order[-1]) if len(order) > 1 else ():
+        part = {}
+        for name, array in activity.items():
+            direct = array.ndim == 1 + len(graph[name].shape)
+            part[name] = array[k : k + 1] if direct else array[:, k : k + 1]
+        yield part
 
 
 def _shape(profile: Profile) -> Hashable:

@@ -96,13 +96,22 @@ def time_table(report: Mapping[str, Any]) -> RenderableType | None:
     table = _table("Time and static energy per sample", TIMES, right=(1, 3, 4, 5, 6, 7))
     for cells in rows:
         table.add_row(*cells)
-    even = {name: (row["latency"] or {}).get("even_seconds_per_sample") for name, row in report["energy"].items()}
-    lines = [
-        f"  {name}: on the cores of this mapping; none on as many chips takes less than {format_time(t['value'] * NS)}"
-        for name, t in even.items()
-        if t is not None
-    ]
-    return Group(table, *map(Text, lines))
+    lines = (_mapped(name, row["latency"]) for name, row in report["energy"].items() if row["latency"] is not None)
+    return Group(table, *(Text(line) for line in lines if line))
+
+
+def _mapped(name: str, time: Mapping[str, Any]) -> str:
+    """What the bound of a mapping does not say: how samples differ, what other mappings could do."""
+    even, spread = time.get("even_seconds_per_sample"), time.get("seconds_by_sample")
+    if even is None:
+        return ""
+    ends = [_ns(each) for each in spread or ()]
+    differ = f" ({ends[0]} for the sample with the fewest operations, {ends[-1]} with the most)" if ends else ""
+    return f"  {name}: bound of this mapping{differ}; on as many chips none beats {_ns(even)}"
+
+
+def _ns(interval: Mapping[str, float]) -> str:
+    return format_time(interval["value"] * NS)
 
 
 def time_row(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
