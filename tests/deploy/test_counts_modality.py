@@ -29,7 +29,7 @@ SUMS = ("neurons", "spikes", "events", "sop_stored", "sop_nonzero", "sop_graded"
 def two_inputs() -> list[tuple[Graph, dict[str, Array]]]:
     """Random networks with two inputs, and what goes in."""
     found, loihi2 = [], load_profile("loihi2")
-    for seed in range(40):
+    for seed in range(30):
         drawn = draw(seed, 2 + seed % 4, 3)
         if len(drawn.inputs) == 2:
             graph = scheduled_integers(drawn.graph, loihi2, calibration=drawn.inputs)
@@ -57,7 +57,7 @@ def test_a_part_is_deaf_to_other_inputs_and_the_parts_add_up() -> None:
                 kind = "fused" if len(reach[name]) == 2 else "own"
                 seen[f"{kind}, {'moved' if moved else 'still'}"] += changed in reach[name]
                 seen["deaf"] += changed not in reach[name]
-    assert min(seen[name] for name in ("own, moved", "fused, moved", "deaf")) >= 10, seen
+    assert min(seen[name] for name in ("own, moved", "fused, moved", "deaf")) >= 8, seen
 
 
 def network(*, fused: bool = True) -> tuple[Graph, dict[str, Any]]:
