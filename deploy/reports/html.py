@@ -167,33 +167,39 @@ def _warning_card(report: Mapping[str, Any]) -> Markup:
 
 
 def _notes(report: Mapping[str, Any]) -> list[str]:
-    """Everything that deserves a look: of the conversion, of its populations, of its prices."""
+    """Everything that deserves a look: of the conversion, of its populations, of the target's price."""
     notes = list(report.get("warnings", ()))
     for row in report["populations"]:
         notes += [f"{row['name']} is silent: it did not fire on the compared samples"] if not row["rate"] else []
         notes += [f"{row['name']} is saturated"] if row["v_max"] >= row["state_limit"] else []
-    said = dict[str, list[str]]()
-    for name, row in report["energy"].items():
-        for note in row["warnings"]:
-            said.setdefault(note, []).append(name)
-    return notes + left_out(report) + [f"{', '.join(names)}: {note}" for note, names in said.items()]
+    target: str = report["meta"]["target"]
+    priced = report["energy"].get(target, {"warnings": ()})
+    return notes + left_out(report) + [f"{target}: {note}" for note in priced["warnings"]]
 
 
 def _warnings(report: Mapping[str, Any]) -> list[Markup]:
-    found = _notes(report)
-    if not found:
-        return [paragraph("None.")]
-    return [element("ul", {}, *(element("li", {}, note) for note in found))]
+    """Those of the network and its target, then what prices on other profiles say of themselves."""
+    found, said = _notes(report), dict[str, list[str]]()
+    for name, row in report["energy"].items():
+        for note in row["warnings"] if name != report["meta"]["target"] else ():
+            said.setdefault(note, []).append(name)
+    rows = [(", ".join(names), note) for note, names in said.items()]
+    others = table("Notes on their prices", ("profiles", "note"), rows, fold="What other profiles say of their prices")
+    shown = element("ul", {}, *(element("li", {}, note) for note in found)) if found else paragraph("None.")
+    return [shown, *([others] if rows else [])]
 
 
 def _provenance(report: Mapping[str, Any], digest: str) -> list[Markup]:
     """Where everything came from; no time and no place, so that the same inputs give the same page."""
     rows = [("SHA-256 of report.json", digest)]
+    rows += [("made by", report["command"])] if "command" in report else []  # reports of older bundles do not say
     rows += [(name.replace("_", " "), _plain(value)) for name, value in sorted(report["meta"].items())]
-    rows += [(f"profile {name}, SHA-256", row["profile_sha256"]) for name, row in report["energy"].items()]
     rows += [("counts, SHA-256", row["counts_sha256"]) for row in list(report["energy"].values())[:1]]
+    hashes = [(name, row["profile_sha256"]) for name, row in report["energy"].items()]
+    columns, fold = ("profile", "SHA-256"), f"{len(hashes):,} hashes of profiles"
+    profiles = [table("Profiles", columns, hashes, hashes=(1,), fold=fold)] if hashes else []
     again = "avsnn-report BUNDLE --html FILE makes this page again from the bundle, without running anything."
-    return [table("What this page was made of", ("what", "value"), rows, hashes=(1,)), paragraph(again)]
+    return [table("What this page was made of", ("what", "value"), rows, hashes=(1,)), *profiles, paragraph(again)]
 
 
 def _plain(value: object) -> str:

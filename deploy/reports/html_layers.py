@@ -10,7 +10,7 @@ from avsnn.deploy.reports.dense_lines import dense_lines
 from avsnn.deploy.reports.element import Markup
 from avsnn.deploy.reports.energy import BANNER
 from avsnn.deploy.reports.html_spent import main_profile
-from avsnn.deploy.reports.html_table import paragraph, table
+from avsnn.deploy.reports.html_table import paragraph, sentence, table
 from avsnn.deploy.reports.interval import format_energy, unit_of
 from avsnn.deploy.reports.modality import COLUMNS as MODALITY
 from avsnn.deploy.reports.modality import modality_rows
@@ -90,7 +90,7 @@ def _dense(report: Mapping[str, Any]) -> list[Markup]:
     )
     rows = [Row(label=label, values=(float(n),), texts=(f"{n:,.0f}",)) for label, n in found]
     unit = "synaptic operations, or multiply-accumulates of dense networks, per sample"
-    return [bars("Operations beside those of dense networks", rows, ("",), unit), *map(paragraph, lines)]
+    return [bars("Operations beside those of dense networks", rows, ("",), unit), *map(sentence, lines)]
 
 
 def _apart(report: Mapping[str, Any]) -> list[Markup]:
@@ -145,7 +145,8 @@ def pipeline(report: Mapping[str, Any]) -> list[Markup]:
             f"The first answer comes after {ends:,} steps, then one every {window:,}. "
             f"{len(report['delays']):,} paths are delayed to meet longer ones."
         ),
-        *map(paragraph, [*non_causal(report), *lowered(report), *some]),
+        *map(sentence, non_causal(report)),
+        *map(paragraph, [*lowered(report), *some]),
         timeline("Steps in which each population works on the first sample", rows, ends),
     ]
     if report["delays"]:

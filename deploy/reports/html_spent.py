@@ -9,9 +9,9 @@ from avsnn.deploy.reports.charts import WORDS, Row, intervals
 from avsnn.deploy.reports.comparators import LOADS, SHORT
 from avsnn.deploy.reports.element import Markup
 from avsnn.deploy.reports.energy import BANNER
-from avsnn.deploy.reports.html_table import folded, paragraph, table
+from avsnn.deploy.reports.html_table import folded, paragraph, sentence, table
 from avsnn.deploy.reports.interval import format_energy
-from avsnn.deploy.reports.render_energy import NO, TIMES, holds, paper_lines, time_row, widest
+from avsnn.deploy.reports.render_energy import NO, TIMES, holds, mapped_lines, paper_lines, time_row, widest
 from avsnn.deploy.reports.svg import WIDTH, decades, room
 
 READ = (
@@ -57,7 +57,7 @@ def energy(report: Mapping[str, Any]) -> list[Markup]:
     parts = [paragraph(f"Dynamic energy per sample. Each figure is an {BANNER}. {READ}"), *_chart(priced)]
     parts += [paragraph(f"Not priced, as no energy of an operation is published: {silent}.")] if silent else []
     parts += _profiles(priced) if priced else []
-    parts += [paragraph(f"{line}.") for line in paper_lines(report)]
+    parts += map(sentence, paper_lines(report))
     return [*parts, *_time(report), *_beside(report), *_terms(priced), *_unpriced(report)]
 
 
@@ -97,11 +97,13 @@ def _time(report: Mapping[str, Any]) -> list[Markup]:
     rows = [time_row(name, row) for name, row in report["energy"].items() if row["latency"] is not None]
     if not rows:
         return [paragraph("No profile publishes times, so no latency and no static energy is known.")]
+    lines = [paragraph(f"{line}.") for line in mapped_lines(report)]
     note = (
         "Static energy (power times time) is never added to the sums above. A time is a lower bound unless it says "
         "otherwise: what has no published time takes none."
     )
-    return [table("Time and static energy per sample", TIMES, rows, numbers=(1, 3, 4, 5, 6, 7)), paragraph(note)]
+    shown = table("Time and static energy per sample", TIMES, rows, numbers=(1, 3, 4, 5, 6, 7))
+    return [shown, *lines, paragraph(note)]
 
 
 def _beside(report: Mapping[str, Any]) -> list[Markup]:

@@ -48,6 +48,11 @@ def folded(summary: str, *parts: Markup) -> Markup:
     return element("details", {}, element("summary", {}, summary), *parts)
 
 
+def sentence(text: str) -> Markup:
+    """A line of the terminal as a note of its own."""
+    return paragraph(f"{text[:1].upper()}{text[1:]}.")
+
+
 def paragraph(text: str) -> Markup:
     """A note in quiet letters."""
     return element("p", {"class": "quiet"}, text)

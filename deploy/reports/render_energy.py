@@ -96,18 +96,20 @@ def time_table(report: Mapping[str, Any]) -> RenderableType | None:
     table = _table("Time and static energy per sample", TIMES, right=(1, 3, 4, 5, 6, 7))
     for cells in rows:
         table.add_row(*cells)
-    lines = (_mapped(name, row["latency"]) for name, row in report["energy"].items() if row["latency"] is not None)
-    return Group(table, *(Text(line) for line in lines if line))
+    return Group(table, *(Text(f"  {line}") for line in mapped_lines(report)))
 
 
-def _mapped(name: str, time: Mapping[str, Any]) -> str:
+def mapped_lines(report: Mapping[str, Any]) -> list[str]:
     """What the bound of a mapping does not say: how samples differ, what other mappings could do."""
-    even, spread = time.get("even_seconds_per_sample"), time.get("seconds_by_sample")
-    if even is None:
-        return ""
-    ends = [_ns(each) for each in spread or ()]
-    differ = f" ({ends[0]} for the sample with the fewest operations, {ends[-1]} with the most)" if ends else ""
-    return f"  {name}: bound of this mapping{differ}; on as many chips none beats {_ns(even)}"
+    lines = []
+    for name, row in report["energy"].items():
+        time = row["latency"] or {}
+        even, spread = time.get("even_seconds_per_sample"), time.get("seconds_by_sample")
+        if even is not None:  # reports of older bundles have none
+            ends = [_ns(each) for each in spread or ()]
+            differ = f" ({ends[0]} for the sample with the fewest operations, {ends[-1]} with the most)" if ends else ""
+            lines.append(f"{name}: bound of this mapping{differ}; on as many chips none beats {_ns(even)}")
+    return lines
 
 
 def _ns(interval: Mapping[str, float]) -> str:

@@ -265,7 +265,11 @@ def test_a_report_keeps_its_schema_and_so_does_one_without_a_chip(
 ) -> None:
     assert avsnn("convert", checkpoint, "--target", "cpu", "--out", tmp_path / "net", "--samples", "4")[0] == 0
     for folder in (bundle, tmp_path / "net"):
-        assert problems(json.loads((folder / "report.json").read_text())) == []
+        found = json.loads((folder / "report.json").read_text())
+        options = "--backend cpu" if folder == bundle else "--target cpu"
+        assert sorted(found["command"].split()) == sorted(f"avsnn-convert tiny.pt --samples 4 {options}".split())
+        assert found["command"] in (folder / "report.html").read_text()
+        assert problems(found) == []
 
 
 def test_the_page_of_a_report_is_made_again(avsnn: Command, bundle: Path, tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_a_report_with_little_in_it_still_makes_a_page(report: dict[str, Any]) -
     for part in ("not measured", "not priced", "does not fit", "a <b> c", "is silent", "has no certificate"):
         assert part in page.text, part
     waits = report | {"first_answer": report["first_answer"] | {"windows": 2}}
-    assert "non-causal: 2 windows" in Page(render_html(waits, digest="")).text
+    assert "Non-causal: 2 windows" in Page(render_html(waits, digest="")).text
     idle = {"population": "p", "neurons": 3, "left_out": True, "membrane": 0.5, "threshold": 1.0}
     assert (
         "p (3 neurons) left out: it can never fire" in Page(render_html(report | {"left_out": [idle]}, digest="")).text

@@ -21,6 +21,7 @@ import numpy as np
 from rich.console import Console
 
 from avsnn.cli import finetune
+from avsnn.cli.asked import command_line
 from avsnn.cli.inputs import (
     Labelled,
     TrainedOn,
@@ -154,7 +155,7 @@ def run(args: argparse.Namespace) -> int:
         progress("accuracy")
         accuracy = _accuracy(bundle, data) if data is not None else {}
         progress("counting operations")
-        report = _report(bundle, done, accuracy, priced, profile)
+        report = _report(bundle, done, accuracy, priced, profile) | {"command": _command(args)}
         timing = {**bundle.seconds, **done.seconds}
         timing["accuracy, counts, files"] = time.perf_counter() - start - sum(timing.values())
         write_json(folder / "report.json", report)
@@ -197,6 +198,12 @@ def _priced(names: str | None, target: Profile) -> list[Profile]:
         remedy = "give one of them another id, so that the report can tell them apart"
         raise InputError("two profiles of one id", where="--profiles", found=", ".join(twice), remedy=remedy)
     return found
+
+
+def _command(args: argparse.Namespace) -> str:
+    parser = argparse.ArgumentParser()
+    configure(parser)
+    return command_line(args, vars(parser.parse_args([args.model, "--out", args.out])))
 
 
 def _report(
