@@ -96,7 +96,9 @@ def time_table(report: Mapping[str, Any]) -> RenderableType | None:
     table = _table("Time and static energy per sample", TIMES, right=(1, 3, 4, 5, 6, 7))
     for cells in rows:
         table.add_row(*cells)
-    return Group(table, *(Text(f"  {line}") for line in mapped_lines(report)))
+    target = report.get("meta", {}).get("target")  # lines of other chips are on the page
+    only = {name: row for name, row in report["energy"].items() if target in (None, name)}
+    return Group(table, *(Text(f"  {line}") for line in mapped_lines({"energy": only})))
 
 
 def mapped_lines(report: Mapping[str, Any]) -> list[str]:
@@ -108,6 +110,7 @@ def mapped_lines(report: Mapping[str, Any]) -> list[str]:
         if even is not None:  # reports of older bundles have none
             ends = [_ns(each) for each in spread or ()]
             differ = f" ({ends[0]} for the sample with the fewest operations, {ends[-1]} with the most)" if ends else ""
+            differ = differ if len(set(ends)) > 1 else ""
             lines.append(f"{name}: bound of this mapping{differ}; on as many chips none beats {_ns(even)}")
     return lines
 

@@ -435,6 +435,9 @@ def test_reports_of_older_bundles_are_shown_without_what_they_did_not_count(ever
     table: dict[str, Any] = {"energy": {report.profile: report.to_json() for report in everywhere.energy}}
     assert "not counted" not in shown(energy_table(table)) + shown(time_table(table))
     assert shown(time_table(table)).count("on as many chips none beats") == 3
+    text = shown(time_table({**table, "meta": {"target": "loihi2"}}))
+    assert text.count("on as many chips none beats") == 1
+    assert "loihi1: bound" not in text
     for row in table["energy"].values():
         for key in ("holds", "sensitivity", "pace", "energy_delay"):
             del row[key]
