@@ -129,9 +129,9 @@ def _beside(report: Mapping[str, Any]) -> list[Markup]:
         "so, and never in that of spikes: they stand beside each other, no more."
     )
     title = "The same without spikes, on ordinary processors, per sample"
-    drawn = [row for row in drawn if row.values[1] > 0]
+    drawn, fold = [row for row in drawn if row.values[1] > 0], f"{len(rows):,} figures and what they rest on"
     chart = [_scale(title, drawn)] if drawn else []
-    return [*chart, paragraph(note), table("Ordinary processors", columns, rows, numbers=(3, 4))]
+    return [*chart, paragraph(note), table("Ordinary processors", columns, rows, numbers=(3, 4), fold=fold)]
 
 
 def _dot(label: str, interval: Mapping[str, float], kind: str) -> Row:
