@@ -29,12 +29,10 @@ COMPARED = 8  # samples of each kind on which the trained network is compared wi
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rung:
-    """A network trained for one budget: its integers, and what they did on validation samples."""
+    """A network of one budget."""
 
     budget: float
     graph: Graph
-    operations: float
-    accuracy: float
 
 
 @dataclass(kw_only=True, eq=False)
@@ -87,11 +85,8 @@ class Retraining:
             self._train(tuner, above)
             whole = whole or tuner.before["operations"]
             rows += [{"budget": budget, **row} for row in tuner.rows]
-            last = tuner.rows[-1]
             graph = tuner.net.integers()
-            self.rungs.append(
-                Rung(budget=budget, graph=graph, operations=last["operations"], accuracy=last["val_accuracy"])
-            )
+            self.rungs.append(Rung(budget=budget, graph=graph))
         assert tuner is not None
         checks = tuple(compare(tuner.net, _few(graph, x), kind) for kind, x in untuned.data.items())
         record = {

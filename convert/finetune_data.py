@@ -121,12 +121,10 @@ def graph_teacher(folded: Graph) -> Teacher:
     return answer
 
 
-def taught(teacher: Teacher, samples: Samples, progress: Callable[[int, int], None] | None = None) -> Array:
+def taught(teacher: Teacher, samples: Samples) -> Array:
     """What the teacher answers on all samples, (N, K) float32."""
     found: list[Any] = []
     for begin in range(0, len(samples), AT_ONCE):
         chosen = np.arange(begin, min(begin + AT_ONCE, len(samples)))
         found.append(teacher(samples.values(chosen)).astype(np.float32))
-        if progress is not None:
-            progress(int(chosen[-1]) + 1, len(samples))
     return np.concatenate(found)

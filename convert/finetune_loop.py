@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,11 @@ class Problem:
     val: Samples
     teacher: Teacher
 
+    @cached_property
+    def taught(self) -> Array:
+        """What the real network answers to the samples to learn from, (N, K)."""
+        return taught(self.teacher, self.train)
+
 
 class Tuner:
     """The state of a run: integers in training, optimiser, finished epochs and their metrics.
@@ -136,7 +142,6 @@ class Tuner:
         readout = begun.graph[self._answer]
         self._scale = float(readout.scale)  # type: ignore[attr-defined]
         self._fanouts = fanouts(self.net)
-        self._taught: Array | None = None
         self._loss: TunedLoss | None = None
         self.before: Row = {}
 
@@ -145,12 +150,11 @@ class Tuner:
         """Whether all epochs are done."""
         return len(self.rows) >= self.options.epochs
 
-    def prepare(self, on_sample: Callable[[int, int], None] | None = None) -> None:
+    def prepare(self) -> None:
         """Ask the teacher about all samples, and measure the start on the validation samples."""
         problem = self.problem
-        self._taught = taught(problem.teacher, problem.train, on_sample)
         label = problem.train.targets(np.arange(len(problem.train)))["label"]
-        temperature = best_temperature(self._taught[:, : problem.classes], label)
+        temperature = best_temperature(problem.taught[:, : problem.classes], label)
         self._loss = TunedLoss(classes=problem.classes, temperature=temperature, teacher=self.options.teacher)
         if not self.before:
             real = taught(problem.teacher, problem.val)
@@ -192,13 +196,12 @@ class Tuner:
         return self.rows[-1]
 
     def _update(self, chosen: Array, epoch: float) -> float:
-        assert self._taught is not None
         assert self._loss is not None
         options = self.options
         limited = options.sop_budget < 1
         found = self.net(self._integers(self.problem.train, chosen), operations=self._fanouts if limited else None)
         answers = (found.raw[self._answer] * self._scale).float()
-        said = torch.from_numpy(self._taught[chosen]).to(answers)
+        said = torch.from_numpy(self.problem.taught[chosen]).to(answers)
         goals = {name: torch.from_numpy(x).to(answers.device) for name, x in self.problem.train.targets(chosen).items()}
         loss = self._loss(answers, said, goals)
         if limited:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ class Point:
         accuracy: on labelled samples.
         difference: to the float network on the same samples.
         operations: stored synaptic operations per sample.
+        by_source: those that the spikes of each population are, by its name.
         energy_pj: (lowest, likely, highest) dynamic energy per sample, None where it has no price.
     """
 
@@ -30,6 +31,7 @@ class Point:
     accuracy: Proportion
     difference: PairedDifference
     operations: float
+    by_source: Mapping[str, float]
     energy_pj: tuple[float, float, float] | None
 
     def to_json(self) -> dict[str, Any]:
@@ -39,6 +41,7 @@ class Point:
             "accuracy": self.accuracy.record(),
             "difference": self.difference.record(),
             "operations_per_sample": round(self.operations, 3),
+            "operations_by_source": {name: round(value, 3) for name, value in self.by_source.items()},
             "energy_pj_per_sample": None if self.energy_pj is None else [round(edge, 3) for edge in self.energy_pj],
         }
 

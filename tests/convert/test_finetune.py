@@ -410,7 +410,7 @@ def test_a_ladder_falls_and_starts_where_the_rung_above_ended(tmp_path: Path) ->
     run.ladder = (1.0, 0.7)
     convert(graph, calibration=x, weight_bits=4, finetune=run)
     assert [rung.budget for rung in run.rungs] == [1.0, 0.7, 0.5]
-    assert len({str(rung.operations) for rung in run.rungs}) > 1
+    assert len({str(rung.graph) + str(threshold(rung.graph)) for rung in run.rungs}) > 1
     run.ladder, run.rungs, run.folder = (0.4,), [], tmp_path / "other"
     with pytest.raises(InputError, match="must fall"):
         convert(graph, calibration=x, weight_bits=4, finetune=run)

@@ -243,7 +243,7 @@ def test_axes_have_round_ticks_and_hold_their_values() -> None:
 def test_a_picture_of_its_own_is_xml_with_every_point_where_it_belongs() -> None:
     right, pair = (Proportion(correct=k, count=100) for k in (80, 60)), PairedDifference(only_a=1, only_b=1, count=100)
     points = [
-        Point(budget=b, accuracy=accuracy, difference=pair, operations=4e6 * b, energy_pj=None)
+        Point(budget=b, accuracy=accuracy, difference=pair, operations=4e6 * b, by_source={}, energy_pj=None)
         for b, accuracy in zip((1.0, 0.5), right, strict=True)
     ]
     root = ElementTree.fromstring(plot(points, title=EVIL))

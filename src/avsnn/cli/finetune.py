@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from avsnn.convert.passes.schedule import schedule
 from avsnn.convert.proofs import Progress
 from avsnn.convert.staging import staged
 from avsnn.deploy.backends.cpu import simulate
-from avsnn.deploy.reports.counts import count
+from avsnn.deploy.reports.counts import Counts, count
 from avsnn.deploy.reports.energy import MemoryWords, price
 from avsnn.deploy.reports.frontier import Point, plot, table
 from avsnn.errors import InputError
@@ -31,7 +31,7 @@ from avsnn.hw_profiles.schema import Profile
 from avsnn.train.proportion import PairedDifference, Proportion
 
 if TYPE_CHECKING:
-    from avsnn.convert.finetune import Retraining
+    from avsnn.convert.finetune import Retraining, Rung
 
 PAIRS, VAL_PAIRS = 8_000, 1_000
 HELD_SHARE = 0.1  # of the samples of a file, to watch
@@ -176,7 +176,7 @@ def write_frontier(
     if args.frontier is not None:
         assert data is not None  # `retraining` has looked
         progress("frontier")
-        found = points(job, bundle, float_right(bundle, data), data, args.samples, profile)
+        found = points(job.rungs, bundle, float_right(bundle, data), data, args.samples, profile)
         with staged(args.frontier) as folder:
             write_json(folder / "frontier.json", [point.to_json() for point in found])
             title = f"{bundle.meta['name']}, {bundle.meta['weight_bits']}-bit weights, {profile.id}"
@@ -197,13 +197,21 @@ def float_right(bundle: Bundle, data: Labelled) -> Array:
     return data.right(answers, len(bundle.meta["labels"]) or answers.shape[1])
 
 
+def by_source(counts: Counts) -> dict[str, float]:
+    """Return stored synaptic operations per sample by the name of what sends the messages, most first."""
+    found: dict[str, float] = {}
+    for row in counts.synapses:
+        found[row.source] = found.get(row.source, 0.0) + row.sop_stored / counts.samples
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
 def points(
-    job: Retraining, bundle: Bundle, right: Array, data: Labelled, samples: int, profile: Profile
+    rungs: Sequence[Rung], bundle: Bundle, right: Array, data: Labelled, samples: int, profile: Profile
 ) -> list[Point]:
     """Measure the network of each budget on labelled samples.
 
     Args:
-        job: after training.
+        rungs: the networks, largest budget first.
         bundle: the network of the last budget.
         right: which samples the float network gets right, see `float_right`.
         data: labelled samples.
@@ -212,7 +220,7 @@ def points(
     """
     found = []
     words = MemoryWords(weight_bits=bundle.meta["weight_bits"], state_bits=profile.need("state_bits"))
-    for rung in job.rungs:
+    for rung in rungs:
         graph, _ = schedule(rung.graph, delay_steps_max=profile.limits.delay_steps_max)
         scores = []
         for part, _labels in batches(graph, data.inputs, data.labels):
@@ -229,6 +237,7 @@ def points(
                 accuracy=Proportion(correct=int(mine.sum()), count=len(mine)),
                 difference=PairedDifference.of(right, mine),
                 operations=counts.sop_stored / counts.samples,
+                by_source=by_source(counts),
                 energy_pj=None if energy is None else (energy["lo"], energy["value"], energy["hi"]),
             )
         )
