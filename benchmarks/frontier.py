@@ -3,10 +3,11 @@
     OMP_NUM_THREADS=1 python benchmarks/frontier.py
     python benchmarks/frontier.py --show
 
-The first network is the quantised one, untrained; each budget starts from the network of the one above. Operations are counted exactly on the first test samples, energy
-is priced from them, accuracy is measured on all, and on validation samples as well: these have the voices of the
-training samples, the test has one of its own. A run that was stopped goes on (``--work``). Writes
-``benchmarks/frontier.json`` and ``benchmarks/frontier.svg``; the tables in the README are rendered from the former.
+The first network is the quantised one, untrained; each budget starts from the network of the one above. Operations are
+counted exactly on the first test samples, energy is priced from them, accuracy is measured on all, and on validation
+samples as well: these have the voices of the training samples, the test has one of its own. A run that was stopped goes
+on (``--work``). Writes ``benchmarks/frontier.json`` and ``benchmarks/frontier.svg``; the tables in the README are
+rendered from the former.
 """
 
 from __future__ import annotations

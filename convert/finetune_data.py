@@ -54,6 +54,11 @@ class Drawn:
         return dict(self.data[chosen].targets())
 
 
+def batch_axes(graph: Graph) -> dict[str, int]:
+    """Return which axis of each input counts samples: 0 where it is held, 1 where a sequence."""
+    return {node.name: 0 if getattr(node, "coding", "direct") == "direct" else 1 for node in graph if not node.inputs}
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Given:
     """Samples in arrays: inputs (B, ...), or (T, B, ...) where a sequence."""
@@ -65,9 +70,7 @@ class Given:
     @staticmethod
     def of(graph: Graph, inputs: Mapping[str, Array], goals: Mapping[str, Array]) -> Given:
         """Check that arrays fit ``graph`` in number."""
-        axes = {
-            node.name: 0 if getattr(node, "coding", "direct") == "direct" else 1 for node in graph if not node.inputs
-        }
+        axes = batch_axes(graph)
         given = {name: np.asarray(inputs[name]) for name in axes if name in inputs}
         counts = {x.shape[axes[name]] for name, x in given.items()} | {len(x) for x in goals.values()}
         if len(given) != len(axes) or len(counts) != 1:
@@ -128,3 +131,23 @@ def taught(teacher: Teacher, samples: Samples) -> Array:
         chosen = np.arange(begin, min(begin + AT_ONCE, len(samples)))
         found.append(teacher(samples.values(chosen)).astype(np.float32))
     return np.concatenate(found)
+
+
+def blended(
+    values: Mapping[str, Array], first: int, batch_axis: Mapping[str, int], rng: np.random.Generator
+) -> dict[str, Array]:
+    """Return inputs of samples from ``first`` on, each blended with the same input of another sample of the batch.
+
+    ``a x + (1 - a) y``, a uniform, where an input is held, else x or y as a whole; every input on its own. A teacher
+    answers to these, too, and whoever learns that does what the teacher does on more than training samples (Beyer et
+    al., 2022).
+    """
+    found = {}
+    for name, x in values.items():
+        x = np.moveaxis(x, batch_axis[name], 0)
+        count = len(x) - first
+        share = rng.random(count) if batch_axis[name] == 0 else rng.integers(0, 2, count)
+        share = share.reshape(-1, *(1,) * (x.ndim - 1))
+        mixed = share * x[first:] + (1 - share) * x[rng.permutation(len(x))[:count]]
+        found[name] = np.moveaxis(mixed.astype(x.dtype), 0, batch_axis[name])
+    return found

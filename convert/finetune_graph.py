@@ -157,22 +157,34 @@ class IntegerNet(nn.Module):
             return np.full(node.shape[0], int(bias.reshape(-1)[0]), dtype=np.int64)
         return bias
 
-    def forward(self, integers: Mapping[str, Tensor], *, operations: Mapping[str, Tensor] | None = None) -> Answers:
+    def forward(
+        self,
+        integers: Mapping[str, Tensor],
+        *,
+        operations: Mapping[str, Tensor] | None = None,
+        counted: int | None = None,
+    ) -> Answers:
         """Run samples.
 
         Args:
             integers: (B, *shape) where direct, else (T, B, *shape).
             operations: synapses to the fan-out of each neuron that they read, to count operations; None for no count.
+            counted: of how many samples, the first, operations are counted; None for all.
         """
-        return self._run(integers, operations, recording=False)
+        return self._run(integers, operations, counted, recording=False)
 
     @torch.no_grad()
     def record(self, integers: Mapping[str, Tensor]) -> Answers:
         """Run samples with every spike and state, pools computed as the graph says."""
-        return self._run(integers, None, recording=True)
+        return self._run(integers, None, None, recording=True)
 
     def _run(
-        self, integers: Mapping[str, Tensor], operations: Mapping[str, Tensor] | None, *, recording: bool
+        self,
+        integers: Mapping[str, Tensor],
+        operations: Mapping[str, Tensor] | None,
+        counted: int | None,
+        *,
+        recording: bool,
     ) -> Answers:
         found, values, T = Answers(), dict[str, Tensor](), self.graph.timesteps
         for node in self.graph:
@@ -185,7 +197,8 @@ class IntegerNet(nn.Module):
                 case fixed.Synapse():
                     x = values[node.inputs[0]]
                     if operations is not None:
-                        sent = x.clamp(-1, 1).abs() if self._levels[node.inputs[0]] > 1 else x
+                        sent = x[:, :counted]
+                        sent = sent.clamp(-1, 1).abs() if self._levels[node.inputs[0]] > 1 else sent
                         found.operations = found.operations + _operations(sent, operations[node.name])
                     if not self._pooling(node) or recording:
                         x = x.sum(0, keepdim=True) if self._counted(node) else x

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from avsnn.archive import replace_file
-from avsnn.convert.finetune_data import Samples, Teacher, taught
+from avsnn.convert.finetune_data import Samples, Teacher, batch_axes, blended, taught
 from avsnn.convert.finetune_graph import IntegerNet, tensors
 from avsnn.convert.finetune_loss import TunedLoss, best_temperature
 from avsnn.convert.finetune_operations import fanouts
@@ -168,7 +168,7 @@ class Tuner:
         with torch.no_grad():
             for begin in range(0, count, EVALUATED_AT_ONCE):
                 chosen = np.arange(begin, min(begin + EVALUATED_AT_ONCE, count))
-                found = self.net(self._integers(self.problem.val, chosen), operations=self._fanouts)
+                found = self.net(self._integers(self.problem.val.values(chosen)), operations=self._fanouts)
                 operations += float(found.operations) * len(chosen)
                 scores.append(found.raw[self._answer].cpu().numpy() * self._scale)
         goals = self.problem.val.targets(np.arange(count))
@@ -188,22 +188,29 @@ class Tuner:
         order, loss = rng.permutation(len(self.problem.train)), 0.0
         for update in range(self._updates):
             chosen = order[update * options.batch : (update + 1) * options.batch]
-            loss += self._update(chosen, epoch + update / self._updates)
+            loss += self._update(chosen, epoch + update / self._updates, rng)
             if on_batch is not None:
                 on_batch(update + 1, self._updates)
         row = {"epoch": epoch + 1, "loss": loss / self._updates, **self.measure()}
         self.rows.append({**row, "seconds": round(time.perf_counter() - began, 3)})
         return self.rows[-1]
 
-    def _update(self, chosen: Array, epoch: float) -> float:
+    def _update(self, chosen: Array, epoch: float, rng: np.random.Generator) -> float:
         assert self._loss is not None
         options = self.options
         limited = options.sop_budget < 1
-        found = self.net(self._integers(self.problem.train, chosen), operations=self._fanouts if limited else None)
+        values, said, told = self.problem.train.values(chosen), self.problem.taught[chosen], len(chosen)
+        if limited:
+            told = len(chosen) - len(chosen) // 2
+            values, said = self._half_blended(values, said, told, rng)
+        fanouts = self._fanouts if limited else None
+        found = self.net(self._integers(values), operations=fanouts, counted=told)
         answers = (found.raw[self._answer] * self._scale).float()
-        said = torch.from_numpy(self.problem.taught[chosen]).to(answers)
-        goals = {name: torch.from_numpy(x).to(answers.device) for name, x in self.problem.train.targets(chosen).items()}
-        loss = self._loss(answers, said, goals)
+        goals = {
+            name: torch.from_numpy(x).to(answers.device)
+            for name, x in self.problem.train.targets(chosen[:told]).items()
+        }
+        loss = self._loss(answers, torch.from_numpy(said).to(answers), goals)
         if limited:
             loss = loss + self._pressure(found.operations, epoch)
         if not torch.isfinite(loss):
@@ -225,9 +232,19 @@ class Tuner:
         budget = (began + done * (self.options.sop_budget - began)) * whole
         return PRESSURE * torch.relu(operations / budget - 1)
 
-    def _integers(self, samples: Samples, chosen: Array) -> dict[str, Tensor]:
+    def _half_blended(
+        self, values: dict[str, Array], said: Array, told: int, rng: np.random.Generator
+    ) -> tuple[dict[str, Array], Array]:
+        """Inputs and the teacher's answers, from ``told`` on of blends: a sparse network must not fit samples alone."""
+        axes = batch_axes(self.problem.begun.graph)
+        blends = blended(values, told, axes, rng)
+        kept = {name: np.take(x, np.arange(told), axis=axes[name]) for name, x in values.items()}
+        both = {name: np.concatenate([x, blends[name]], axis=axes[name]) for name, x in kept.items()}
+        return both, np.concatenate([said[:told], self.problem.teacher(blends).astype(np.float32)])
+
+    def _integers(self, values: Mapping[str, Array]) -> dict[str, Tensor]:
         graph = self.problem.begun.graph
-        return tensors(graph, to_integers(graph, samples.values(chosen)), self.options.device)
+        return tensors(graph, to_integers(graph, values), self.options.device)
 
     def save_state(self, folder: Path) -> None:
         """Write everything needed to go on after the last finished epoch, at once or not at all."""

@@ -37,15 +37,16 @@ class TunedLoss:
     teacher: float
 
     def __call__(self, answers: Tensor, taught: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-        """Return the loss of answers (B, K), those of the teacher (B, K), and targets by name (B,)."""
+        """Return the loss of answers (B, K), those of the teacher (B, K), and targets by name, of the first (b,)."""
         scores, wanted = (x[:, : self.classes] / self.temperature for x in (answers, taught))
         soft = functional.cross_entropy(scores, wanted.softmax(1))
-        hard = functional.cross_entropy(scores, targets["label"])
+        told = len(targets["label"])
+        hard = functional.cross_entropy(scores[:told], targets["label"])
         if "azimuth" in targets and answers.shape[1] > self.classes:
             found, said = (x[:, self.classes :].sigmoid() for x in (answers, taught))
             truth = gaussian_directions(targets["azimuth"], WIDTH_DEG, found.shape[1]).to(found)
             soft = soft + (found - said).square().sum(1).mean()
-            hard = hard + (found - truth).square().sum(1).mean()
+            hard = hard + (found[:told] - truth).square().sum(1).mean()
         return self.teacher * soft + (1 - self.teacher) * hard
 
 
