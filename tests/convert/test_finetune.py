@@ -16,12 +16,13 @@ from avsnn.convert import equivalence as eq
 from avsnn.convert.certificate import certify
 from avsnn.convert.equivalence import Check
 from avsnn.convert.finetune import Retraining, moved_scales
-from avsnn.convert.finetune_data import Given, graph_teacher
+from avsnn.convert.finetune_data import Given, blended, graph_teacher
 from avsnn.convert.finetune_graph import IntegerNet, tensors
 from avsnn.convert.finetune_grid import mantissa_grid
 from avsnn.convert.finetune_hosts import HostCurrent
 from avsnn.convert.finetune_layers import Threshold, Weights
 from avsnn.convert.finetune_loop import Options, Problem, Tuner
+from avsnn.convert.finetune_loss import TunedLoss
 from avsnn.convert.finetune_operations import fanouts
 from avsnn.convert.finetune_proof import activity, compare
 from avsnn.convert.finetune_start import Start, start
@@ -219,6 +220,39 @@ def test_operations_are_those_that_reports_count() -> None:
         counted = count(quantised, {**integers, **logical(quantised, integers).spikes})
         assert counted.sop_stored > 0
         assert float(found.operations) == pytest.approx(counted.sop_stored / counted.samples, rel=1e-6)
+
+
+def test_operations_of_the_first_samples_alone() -> None:
+    graph, x = small()
+    quantised, _ = quantise(graph, target=target(), calibration=x)
+    net = IntegerNet(quantised, target())
+    whole, few = (tensors(quantised, to_integers(quantised, {"x": part}), "cpu") for part in (x["x"], x["x"][:5]))
+    with torch.no_grad():
+        found = net(whole, operations=fanouts(net), counted=5)
+        assert float(found.operations) == float(net(few, operations=fanouts(net)).operations) > 0
+        assert float(found.operations) != float(net(whole, operations=fanouts(net)).operations)
+        assert len(found.raw["out"]) == len(x["x"])
+
+
+def test_blends_lie_between_samples_and_sequences_stay_whole() -> None:
+    values = {"held": np.arange(8.0).reshape(8, 1) * 10, "spikes": np.arange(8).repeat(3).reshape(8, 3).T}
+    axes = {"held": 0, "spikes": 1}
+    found = blended(values, 6, axes, np.random.default_rng(0))
+    assert {name: x.shape for name, x in found.items()} == {"held": (2, 1), "spikes": (3, 2)}
+    assert (found["held"] % 10 != 0).any(), "something between"
+    assert ((found["held"] >= 0) & (found["held"] <= 70)).all()
+    assert found["spikes"].dtype == values["spikes"].dtype
+    assert (found["spikes"] == found["spikes"][0]).all(), "no sequence has steps of another"
+    again = blended(values, 6, axes, np.random.default_rng(0))
+    assert all(np.array_equal(found[name], again[name]) for name in found)
+
+
+def test_labels_are_those_of_the_first_samples() -> None:
+    loss = TunedLoss(classes=3, temperature=1.0, teacher=0.0)
+    scores, label = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0])
+    assert loss(scores, scores, {"label": label}) == loss(scores[:4], scores[:4], {"label": label})
+    soft = TunedLoss(classes=3, temperature=1.0, teacher=1.0)
+    assert soft(scores, scores, {"label": label}) != soft(scores[:4], scores[:4], {"label": label})
 
 
 def test_a_budget_takes_operations_away() -> None:
