@@ -38,7 +38,8 @@ def test_a_bundle_with_trained_integers_says_so(
     assert report["finetuned"]["samples"] == {"file": "train.npz", "train": 44, "val": 4}
     assert "quantised = what was trained" in [proof["name"] for proof in report["proofs"]]
     assert not (tmp_path / "net.finetune").exists()
-    assert Bundle.load(out).record["finetuned"]["options"]["sop_budget"] == 0.85
+    options = Bundle.load(out).record["finetuned"]["options"]
+    assert (options["sop_budget"], options["lr"], options["surrogate"]) == (0.85, 4e-3, "sigmoid")  # as the benchmark
     points = json.loads((tmp_path / "curve" / "frontier.json").read_text())
     assert [point["budget"] for point in points] == [1.0, 0.85]
     counts = report["counts"]
