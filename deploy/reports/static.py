@@ -125,7 +125,7 @@ def why_no_static(profile: Profile, latency: Latency | None) -> str:
     """The reason that `static_shares` is empty."""
     power = profile.power_mw.get("static_chip")
     if power is None or power.value is None:
-        return "the profile has no static power"
+        return "no static power is published" + (f": {power.note}" if power is not None and power.note else "")
     return "no latency is known" if latency is None else "the size of a chip is not known"
 
 

@@ -274,11 +274,22 @@ def test_static_energy_counts_the_cores_of_the_mapping_and_else_says_at_least() 
     assert names == ["1 whole chip", f"{len(cores.cores)} of 128 cores"]
     names = [share.name for share in price(counts, profile, latency_s=1.0).static]
     assert names == ["at least 1 whole chip", "at least 30 of 128 cores"]  # 329 neurons
-    judged = judge(layers(), small(load_profile("spinnaker1"), 11))
+    unsure = replace(small(load_profile("spinnaker1"), 11), power_mw=profile.power_mw)
+    judged = judge(layers(), unsure)
     assert judged.mapping is not None
-    vague = price(counts, small(load_profile("spinnaker1"), 11), fit=judged)
+    vague = price(counts, unsure, fit=judged)
     assert vague.static[1].name.startswith(f"at least {len(judged.mapping.cores)} of"), "memory was not checked"
     assert vague.static[1].lower_bound
+
+
+@pytest.mark.parametrize("name", ["spinnaker1", "spinnaker2"])
+def test_power_that_includes_work_is_no_static_power(name: str) -> None:
+    """Added to the price of each operation, it would count the same energy twice."""
+    counts, _ = ran(small(load_profile("loihi2"), 11))
+    report = price(counts, load_profile(name), latency_s=1.0)
+    assert not report.static
+    (static,) = (item for item in report.unpriced if item.term == "static")
+    assert "with work" in static.reason
 
 
 def test_times_of_the_least_and_the_most_active_sample_are_those_of_their_own_cores() -> None:
