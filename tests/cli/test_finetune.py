@@ -12,6 +12,7 @@ import pytest
 
 from avsnn.convert import finetune_loop
 from avsnn.convert.bundle import Bundle
+from tests.report_schema import problems
 
 Command = Callable[..., tuple[int, str, str]]
 COMMON = ("--backend", "cpu", "--samples", "4", "--weight-bits", "4", "--epochs", "2")
@@ -35,6 +36,7 @@ def test_a_bundle_with_trained_integers_says_so(
     )
     assert (code, err) == (0, "")
     report = json.loads(text)
+    assert problems(json.loads((out / "report.json").read_text())) == []
     assert report["finetuned"]["samples"] == {"file": "train.npz", "train": 44, "val": 4}
     assert "quantised = what was trained" in [proof["name"] for proof in report["proofs"]]
     assert not (tmp_path / "net.finetune").exists()

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from avsnn.convert.pipeline import convert
+from tests.convert.mutants import NETWORKS, samples
 from tests.hostile import poisoned
 from tests.report_schema import problems, schema
 
@@ -31,6 +33,19 @@ def test_a_report_with_nothing_in_it_keeps_the_schema(report: dict[str, Any]) ->
     bare: dict[str, Any] = {"accuracy": {}, "mapping": {}, "comparators": {}, "core_counts": {}, "energy": {}}
     assert problems(report | bare | {"executions": [], "delays": [], "certificate": []}) == []
     assert problems(report | {"mapping": {"refused": "too large"}}) == []
+
+
+@pytest.mark.parametrize(("network", "on_cores"), [("space", "products"), ("norms", "hosts"), ("gains", "hosts")])
+def test_reports_of_products_and_hosts_on_cores_keep_the_schema(
+    report: dict[str, Any], network: str, on_cores: str
+) -> None:
+    graph = NETWORKS[network]()
+    record = convert(graph, calibration=samples(graph, 4), proof_samples=2).record
+    assert record["mapping"][on_cores]
+    found = {
+        key: record[key] for key in ("mapping", "certificate", "delays", "attention", "agreement") if key in record
+    }
+    assert problems(report | json.loads(json.dumps(found))) == []
 
 
 def changed(**values: Any) -> Callable[[dict[str, Any]], None]:
