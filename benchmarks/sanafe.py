@@ -68,7 +68,8 @@ def main() -> int:
     parser.add_argument("--python", required=True, help="the interpreter that SANA-FE is installed in")
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
     args = parser.parse_args()
-    rows = [compare(name, ours(graph), args.python) for name, graph in networks().items()]
+    python = str(Path(args.python).absolute())  # it runs in a folder of its own
+    rows = [compare(name, ours(graph), python) for name, graph in networks().items()]
     for row in rows:
         print("\n".join(lines(row)))
     if args.json:
